@@ -1,0 +1,1 @@
+"""What the parts of the builder hand to each other: immutable, free of input and output."""

@@ -1,0 +1,37 @@
+"""The graph of steps that turns a lock into images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+StepKind = Literal["userland", "wheel", "files", "finish", "squashfs", "oci"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One unit of work. `id` (64 hex digits) is a hash over kind, options, inputs and tools: equal ids, equal results.
+
+    `options` is canonical JSON; `inputs` are ids of earlier steps; `tools` names the programs and libraries whose
+    version decides the bytes of the result.
+    """
+
+    id: str
+    kind: StepKind
+    name: str
+    options: str
+    inputs: tuple[str, ...] = ()
+    tools: tuple[tuple[str, str], ...] = ()
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Steps in an order in which each comes after its inputs; `id` names the whole."""
+
+    id: str
+    steps: tuple[Step, ...]
+
+    def layers(self) -> tuple[Step, ...]:
+        """The steps whose results are layers, lowest layer first."""
+        return tuple(step for step in self.steps if step.kind not in {"squashfs", "oci"})

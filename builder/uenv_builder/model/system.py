@@ -1,0 +1,66 @@
+"""Micro-architectures and the systems that environments are built for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+NetworkMode = Literal["image", "hook-host", "hook-artifact", "none"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Uarch(_Frozen):
+    """A node type as labels name it (`%gh200`), and its names in the worlds that the builder talks to."""
+
+    name: str
+    machine: Literal["aarch64", "x86_64"]
+    """As `uname -m` prints it; also the ELF machine and the qemu-user suffix."""
+    debian: Literal["arm64", "amd64"]
+    oci: Literal["arm64", "amd64"]
+    multiarch: str
+    """Debian's multiarch tuple, the folder below /usr/lib."""
+    cpu: str | None = None
+    """The processor as Spack and archspec name it."""
+    gpu: str | None = None
+    """The GPU's compute capability, such as sm_90; none for a node without one."""
+    qemu_cpu: str | None = None
+    """The core that qemu-user shall emulate: one without software pointer authentication is much faster."""
+
+
+class LaunchOptions(_Frozen):
+    """How jobs start on a system: what every sbatch script and srun line of it carries."""
+
+    ranks_per_node: int
+    cpus_per_rank: int
+    gpus_per_node: int = 0
+    srun: tuple[str, ...] = ()
+    """Options of srun that every job needs, such as `--mpi=pmix`."""
+    network_srun: dict[NetworkMode, tuple[str, ...]] = {}
+    """Further options by network mode, such as `--network=disable_rdzv_get`."""
+
+
+class System(_Frozen):
+    """A machine: which uarch its nodes have, what its container hooks do and how jobs start there."""
+
+    name: str
+    description: str
+    uarchs: tuple[str, ...]
+    networks: tuple[NetworkMode, ...]
+    """The network modes that the system can run."""
+    launch: LaunchOptions
+    env: dict[NetworkMode, dict[str, str]] = {}
+    """Variables that the image carries, by network mode."""
+    annotations: dict[NetworkMode, dict[str, str]] = {}
+    """EDF annotations of Container Engine, by network mode."""
+    sarus_annotations: dict[NetworkMode, dict[str, str]] = {}
+    """EDF annotations of Sarus Suite, by network mode."""
+    driver_libraries: tuple[str, ...] = ()
+    """Shared libraries that the host's GPU driver puts into the container (never part of an image)."""
+    hook_libraries: dict[NetworkMode, tuple[str, ...]] = {}
+    """Shared libraries that the host's network hooks put into the container, by network mode."""
+    sources: tuple[str, ...] = ()
+    """Where these values were read."""
