@@ -1,0 +1,47 @@
+"""What the builder says of its progress while it works; a terminal, a CI log and a test each listen in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, amount: int) -> None:
+        """`amount` more units (bytes, unless the task counts something else) are done."""
+
+
+class Listener(Protocol):
+    """Whoever wants to know: told of pieces of work and of single remarks, from any thread."""
+
+    def task(self, title: str, total: int | None = None) -> _TaskContext:
+        """A context in which the work called `title` of `total` bytes goes on; None: of unknown size."""
+
+    def note(self, text: str) -> None:
+        """A remark for the log, one line."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class _SilentTask:
+    def advance(self, amount: int) -> None:
+        """Say nothing."""
+
+
+class Silent:
+    """A listener that says nothing, for tests and for library use."""
+
+    @contextmanager
+    def task(self, title: str, total: int | None = None) -> Iterator[Task]:  # noqa: ARG002
+        """A task whose progress nobody hears."""
+        yield _SilentTask()
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
