@@ -28,8 +28,8 @@ class IndexEntry:
 class Layer:
     """A layer in the store: a zstd-compressed tar stream (`blob`), its digests, and the index of what it holds.
 
-    `digest` and `size` are those of the compressed blob (the OCI descriptor), `diff_id` is the sha256 of the tar stream.
-    Both digests are 64 hex digits without a prefix.
+    `digest` and `size` are those of the compressed blob (the OCI descriptor), `diff_id` is the sha256 of the tar
+    stream. Both digests are 64 hex digits without a prefix.
     """
 
     blob: Path

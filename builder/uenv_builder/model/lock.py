@@ -37,7 +37,7 @@ class LockedDeb(_Frozen):
 
 
 class LockedUserland(_Frozen):
-    """The Debian packages of the image, and those of the interpreter that compiles Python files on the build machine."""
+    """The Debian packages of the image, and those of the Python that compiles its sources on the build machine."""
 
     releases: tuple[LockedRelease, ...]
     packages: tuple[LockedDeb, ...]

@@ -10,8 +10,8 @@ Outcome = Literal["passed", "failed", "skipped", "inconclusive"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """One check's verdict. `reason` is required unless it passed; `seconds` is wall time; `measured` has figures by name
-    with their unit in the name, such as busbw_GBps.
+    """One check's verdict. `reason` is required unless it passed; `seconds` is wall time; `measured` has figures
+    by name with their unit in the name, such as busbw_GBps.
     """
 
     check: str

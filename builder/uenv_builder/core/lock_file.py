@@ -1,0 +1,54 @@
+"""The lock as a file: YAML that people can review, and the digest that says whether it still fits its recipe."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+from pydantic import ValidationError
+
+from uenv_builder.core.digest import digest_of
+from uenv_builder.model.errors import LockError
+from uenv_builder.model.lock import Lock
+from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.system import Uarch
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_HEADER = (
+    "# Written by `uenv lock`; commit it beside the recipe. It names no mirror: any one serves, the sha256 decides.\n"
+)
+
+
+def recipe_digest(recipe: Recipe, uarch: Uarch) -> str:
+    """The digest of everything in `recipe` that a resolver is asked for; a change elsewhere does not make a lock stale."""
+    asked = {
+        "uarch": uarch.name,
+        "debian": recipe.base.debian.model_dump(mode="json"),
+        "pins": recipe.pins.model_dump(mode="json"),
+        "requirements": recipe.python.requirements,
+        "constraints": recipe.python.constraints,
+        "byte_compile": recipe.python.byte_compile,
+    }
+    return digest_of(asked)
+
+
+def dump_lock(lock: Lock) -> str:
+    """The lock file's text: the same lock gives the same text."""
+    document = lock.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return _HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
+
+
+def parse_lock(text: str, file: str) -> Lock:
+    """The lock in `text`; raises LockError where it is not one (merge conflicts and hand edits among the causes)."""
+    hint = f"write it anew with `uenv lock`; if {file} came out of a merge, take either side first"
+    try:
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506  (a safe loader)
+        return Lock.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise LockError(f"{file}: not a lock: {place}: {first['msg']}", rule="lock-invalid", hint=hint) from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise LockError(f"{file}: not a lock: {reason}", rule="lock-invalid", hint=hint) from error

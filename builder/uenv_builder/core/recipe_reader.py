@@ -1,0 +1,245 @@
+"""From the text of recipe files to one evaluated Recipe, with every error at its place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from uenv_builder.core.yaml_tree import Path, Value, YamlTree, suggest
+from uenv_builder.model.errors import Diagnostic, RecipeError
+from uenv_builder.model.recipe import Recipe
+
+_VARIABLE = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
+_OWN_KEYS = ("extends", "variables")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRecipe:
+    """A recipe and the tree that it was read from, so that later findings can still point at a line."""
+
+    recipe: Recipe
+    tree: YamlTree
+
+
+def merge_trees(base: YamlTree, own: YamlTree) -> YamlTree:
+    """`own` over `base`, as `extends:` means it.
+
+    Mappings merge key by key. Lists append, base first, without repeating an equal item; a list tagged `!replace`
+    stands alone. Anything else replaces. A key set to null is removed. Positions stay those of the winning file.
+    """
+    merged = YamlTree(None)
+    merged.value = _merge(base, own, (), (), merged)
+    return merged
+
+
+def _merge(base: YamlTree, own: YamlTree, path: Path, target: Path, merged: YamlTree) -> Value:
+    below, above = _at(base.value, path), _at(own.value, path)
+    if isinstance(below, dict) and isinstance(above, dict):
+        merged.positions[target] = own.positions[path]
+        result = {}
+        for key in [*below, *(key for key in above if key not in below)]:
+            here = (*path, key)
+            if key not in above:
+                result[key] = _copy(base, here, here, merged)
+            elif above[key] is None:
+                continue
+            elif key not in below:
+                result[key] = _copy(own, here, here, merged)
+            else:
+                result[key] = _merge(base, own, here, here, merged)
+        return result
+    if isinstance(below, list) and isinstance(above, list) and path not in own.replaced:
+        merged.positions[target] = own.positions[path]
+        items = [_copy(base, (*path, number), (*target, number), merged) for number in range(len(below))]
+        for number, item in enumerate(above):
+            if item not in below:
+                items.append(_copy(own, (*path, number), (*target, len(items)), merged))
+        return items
+    return _copy(own, path, target, merged)
+
+
+def _copy(tree: YamlTree, path: Path, target: Path, merged: YamlTree) -> Value:
+    value = _at(tree.value, path)
+    merged.positions[target] = tree.positions[path]
+    if path in tree.keys:
+        merged.keys[target] = tree.keys[path]
+    if path in tree.texts:
+        merged.texts[target] = tree.texts[path]
+    if isinstance(value, dict):
+        return {key: _copy(tree, (*path, key), (*target, key), merged) for key in value}
+    if isinstance(value, list):
+        return [_copy(tree, (*path, number), (*target, number), merged) for number in range(len(value))]
+    return value
+
+
+def _at(value: Value, path: Path) -> Value:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def evaluate(tree: YamlTree) -> EvaluatedRecipe:
+    """Fill in the variables of a merged tree and check every field; raises one RecipeError with all findings."""
+    found: list[Diagnostic] = []
+    variables = _read_variables(tree, found)
+    value = {
+        key: _fill(child, (key,), variables, tree, found) for key, child in tree.value.items() if key not in _OWN_KEYS
+    }
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(value)
+    except ValidationError as error:
+        found += [_explain(details, tree) for details in error.errors()]
+    if recipe:
+        found += _requirement_errors(recipe, tree)
+    if found or recipe is None:
+        raise RecipeError.collect(found)
+    return EvaluatedRecipe(recipe, tree)
+
+
+def _read_variables(tree: YamlTree, found: list[Diagnostic]) -> dict[str, str]:
+    section = tree.value.get("variables") or {}
+    if not isinstance(section, dict):
+        found.append(_wrong_type("a mapping of names to texts", ("variables",), tree))
+        return {}
+    for name, value in section.items():
+        if not isinstance(value, str):
+            found.append(_wrong_type("a text", ("variables", name), tree))
+    return {name: value for name, value in section.items() if isinstance(value, str)}
+
+
+def _fill(value: Value, path: Path, variables: dict[str, str], tree: YamlTree, found: list[Diagnostic]) -> Value:
+    if isinstance(value, dict):
+        return {key: _fill(child, (*path, key), variables, tree, found) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_fill(child, (*path, number), variables, tree, found) for number, child in enumerate(value)]
+    if not isinstance(value, str) or "${{" not in value:
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in variables:
+            return variables[name]
+        hint = suggest(name, list(variables)) or "variables are set at the top of the recipe: `variables: {name: text}`"
+        message = f'there is no variable "{name}"'
+        found.append(Diagnostic(rule="unknown-variable", message=message, position=tree.position(path), hint=hint))
+        return match[0]
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _explain(details: ErrorDetails, tree: YamlTree) -> Diagnostic:
+    path = _known_path(details["loc"])
+    kind = details["type"]
+    dotted = ".".join(str(part) for part in path)
+    if kind == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        hint = suggest(str(path[-1]), known) or f"known keys here: {', '.join(known)}"
+        return Diagnostic(
+            rule="unknown-key", message=f'unknown key "{dotted}"', position=tree.key_position(path), hint=hint
+        )
+    if kind == "missing":
+        hint = f"add `{path[-1]}:`"
+        return Diagnostic(
+            rule="missing-key", message=f'the key "{dotted}" is missing', position=tree.position(path), hint=hint
+        )
+    if kind == "string_type":
+        return _wrong_type("a text", path, tree)
+    if kind in {"string_pattern_mismatch", "literal_error", "too_short", "string_too_short", "string_too_long"}:
+        return _wrong_value(details, path, tree)
+    return Diagnostic(
+        rule="wrong-type", message=f'"{dotted}": {details["msg"][0].lower()}{details["msg"][1:]}',
+        position=tree.position(path),
+    )  # fmt: skip
+
+
+def _wrong_type(expected: str, path: Path, tree: YamlTree) -> Diagnostic:
+    text = tree.texts.get(path)
+    dotted = ".".join(str(part) for part in path)
+    message, hint = f'"{dotted}" must be {expected}', None
+    if text is not None and expected == "a text":
+        message = f'"{dotted}": YAML reads {text or "nothing"} as a {_yaml_kind(path, tree)}, and a text is expected'
+        hint = f'write it in quotes: "{text}"' if text else "give a value in quotes"
+    return Diagnostic(rule="wrong-type", message=message, position=tree.position(path), hint=hint)
+
+
+def _yaml_kind(path: Path, tree: YamlTree) -> str:
+    value = _at(tree.value, path)
+    if value is None:
+        return "null"
+    return {bool: "boolean", int: "number", float: "number (and 3.10 would become 3.1)"}.get(type(value), "list")
+
+
+def _wrong_value(details: ErrorDetails, path: Path, tree: YamlTree) -> Diagnostic:
+    dotted = ".".join(str(part) for part in path)
+    context = details.get("ctx", {})
+    if details["type"] == "literal_error":
+        expected = str(context.get("expected", ""))
+        hint = suggest(str(details["input"]), re.findall(r"'([^']*)'", expected))
+        message = f'"{dotted}" is "{details["input"]}"; expected {expected}'
+    elif details["type"] == "string_pattern_mismatch":
+        message = f'"{dotted}": "{details["input"]}" is not of the form {context.get("pattern")}'
+        hint = None
+    else:
+        message, hint = f'"{dotted}": {details["msg"]}', None
+    return Diagnostic(rule="wrong-value", message=message, position=tree.position(path), hint=hint)
+
+
+def _known_path(location: tuple[str | int, ...]) -> Path:
+    return tuple(part for part in location if part != "[key]")
+
+
+def _fields_at(path: Path) -> list[str]:
+    model: type[BaseModel] | None = Recipe
+    for part in path:
+        if model is None or not isinstance(part, str) or part not in model.model_fields:
+            continue
+        model = _section_of(model.model_fields[part].annotation)
+    return [*(_OWN_KEYS if not path else ()), *(model.model_fields if model else ())]
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _section_of(argument):
+            return found
+    return None
+
+
+def _requirement_errors(recipe: Recipe, tree: YamlTree) -> list[Diagnostic]:
+    found = []
+    for key in ("requirements", "constraints"):
+        for number, text in enumerate(getattr(recipe.python, key)):
+            position = tree.position(("python", key, number))
+            try:
+                name = canonicalize_name(Requirement(text).name)
+            except InvalidRequirement as error:
+                message = f'"{text}" is not a requirement: {str(error).splitlines()[0]}'
+                hint = "write it as PEP 508 says: numpy==2.3.5"
+                found.append(Diagnostic(rule="requirement", message=message, position=position, hint=hint))
+                continue
+            if name == "torch" and recipe.pins.pytorch and key == "requirements":
+                message = "torch is pinned by pins.pytorch, and required here a second time"
+                found.append(Diagnostic(rule="pinned-twice", message=message, position=position, hint="keep the pin"))
+    return found
+
+
+def recipe_schema() -> dict[str, Value]:
+    """The JSON Schema (draft 2020-12) of a recipe file, for editors; what `extends` may supply is not required."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "uenv-builder recipe"
+    schema["properties"] = {
+        "extends": {"type": "string", "description": "Folder or file of the recipe that this one builds on."},
+        "variables": {"type": "object", "additionalProperties": {"type": "string"}},
+        **schema["properties"],
+    }
+    required = schema.pop("required")
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": required}]
+    return schema
