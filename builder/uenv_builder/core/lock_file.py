@@ -7,7 +7,7 @@ import json
 import yaml
 from pydantic import ValidationError
 
-from uenv_builder.core.digest import digest_of
+from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.recipe import Recipe
@@ -21,8 +21,8 @@ _HEADER = (
 
 
 def recipe_digest(recipe: Recipe, uarch: Uarch) -> str:
-    """The digest of everything in `recipe` that a resolver is asked for; a change elsewhere does not make a lock stale."""
-    asked = {
+    """The digest of everything in `recipe` that a resolver is asked for; a change elsewhere leaves a lock valid."""
+    asked: Json = {
         "uarch": uarch.name,
         "debian": recipe.base.debian.model_dump(mode="json"),
         "pins": recipe.pins.model_dump(mode="json"),

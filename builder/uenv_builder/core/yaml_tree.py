@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
 from uenv_builder.model.errors import Position, RecipeError
 
+if TYPE_CHECKING:
+    from yaml._yaml import Mark as CMark
+
 Value: TypeAlias = Any
 """Nested dict, list, str, int, float, bool and None; the one place where types are open: it is what people write."""
 Path: TypeAlias = tuple[str | int, ...]
 
-_Loader: TypeAlias = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -110,11 +113,12 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
     hint = None
     if mark and text[mark.index : mark.index + 1] == "\t":
         hint = "YAML does not allow tabs for indentation: use spaces"
-    position = _mark(mark, file) if mark else Position(file, 1, 1)
-    return RecipeError(f"not valid YAML: {problem}", rule="yaml-syntax", position=position, hint=hint)
+    return RecipeError(f"not valid YAML: {problem}", rule="yaml-syntax", position=_mark(mark, file), hint=hint)
 
 
-def _mark(mark: yaml.Mark, file: str) -> Position:
+def _mark(mark: yaml.Mark | CMark | None, file: str) -> Position:
+    if mark is None:
+        return Position(file, 1, 1)
     return Position(file, mark.line + 1, mark.column + 1)
 
 

@@ -1,0 +1,162 @@
+"""Finding a recipe by folder, file or name, and reading it with all that it extends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from uenv_builder.core.planning import AddedContent
+from uenv_builder.core.recipe_reader import EvaluatedRecipe, evaluate, merge_trees
+from uenv_builder.core.yaml_tree import YamlTree, read_yaml, suggest
+from uenv_builder.model.errors import Diagnostic, RecipeError, UsageError
+from uenv_builder.model.recipe import Recipe
+from uenv_builder.system.files import sha256_of
+from uenv_builder.system.resources import resource_folder
+
+_FILE = "recipe.yaml"
+_MAX_EXTENDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A recipe, the folder that its files and locks lie in, and the trees behind it for error positions."""
+
+    path: Path
+    evaluated: EvaluatedRecipe
+    folders: tuple[Path, ...]
+    """The recipe's own folder first, then those of the recipes that it extends."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The evaluated recipe."""
+        return self.evaluated.recipe
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe file lies."""
+        return self.path.parent
+
+    def lock_path(self, uarch: str) -> Path:
+        """Where the lock for `uarch` lies: beside the recipe."""
+        return self.folder / f"{uarch}.lock.yaml"
+
+
+def find_recipe(name: str, search: Sequence[str] = ()) -> Path:
+    """The recipe file that `name` means: a folder with a recipe.yaml, a file, or NAME[/VERSION] on the recipe path.
+
+    A name without a version means the newest version. Raises UsageError with close matches.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if (path / _FILE).is_file():
+            return path / _FILE
+        if (newest := _newest(path)) is not None:
+            return newest
+        raise UsageError(f"{name}: there is no {_FILE} in this folder", hint="`uenv new NAME` writes a starter recipe")
+    if path.is_file():
+        return path
+    roots = [*map(Path, search), resource_folder("recipes")]
+    for root in roots:
+        candidate = root / name
+        if (candidate / _FILE).is_file():
+            return candidate / _FILE
+        if candidate.is_dir() and (newest := _newest(candidate)) is not None:
+            return newest
+    known = sorted({str(file.parent.relative_to(root)) for root in roots for file in root.glob(f"*/*/{_FILE}")})
+    hint = suggest(name, [*known, *(entry.split("/")[0] for entry in known)]) or f"known recipes: {', '.join(known)}"
+    raise UsageError(f"{name}: no such folder or file, and no recipe of that name", rule="no-recipe", hint=hint)
+
+
+def _newest(folder: Path) -> Path | None:
+    def order(path: Path) -> tuple[bool, Version, str]:
+        try:
+            return (True, Version(path.parent.name), "")
+        except InvalidVersion:
+            return (False, Version("0"), path.parent.name)
+
+    return max(folder.glob(f"*/{_FILE}"), key=order, default=None)
+
+
+def load_recipe(path: Path) -> LoadedRecipe:
+    """Read and evaluate the recipe at `path`; raises RecipeError with every finding at its place."""
+    chain: list[Path] = []
+    tree = _read_chain(path, chain)
+    evaluated = evaluate(tree)
+    folders = tuple(dict.fromkeys(file.parent for file in chain))
+    return LoadedRecipe(path, evaluated, folders)
+
+
+def _read_chain(path: Path, chain: list[Path]) -> YamlTree:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}", rule="unreadable") from error
+    chain.append(path)
+    tree = read_yaml(content, str(path))
+    if "extends" not in tree.value:
+        return tree
+    position = tree.position(("extends",))
+    base = tree.value["extends"]
+    if not isinstance(base, str) or not base:
+        raise RecipeError('"extends" must be the path of a folder or file', rule="wrong-type", position=position)
+    target = path.parent / base
+    target = target / _FILE if target.is_dir() else target
+    if not target.is_file():
+        hint = "the path is relative to this recipe's folder"
+        raise RecipeError(f"extends {base}: there is no recipe", rule="extends", position=position, hint=hint)
+    if target.resolve() in {file.resolve() for file in chain}:
+        circle = " -> ".join(str(file) for file in [*chain, target])
+        raise RecipeError(f"extends goes in a circle: {circle}", rule="extends-cycle", position=position)
+    if len(chain) >= _MAX_EXTENDS:
+        raise RecipeError(f"extends goes deeper than {_MAX_EXTENDS} levels", rule="extends", position=position)
+    return merge_trees(_read_chain(target, chain), tree)
+
+
+def added_contents(loaded: LoadedRecipe) -> tuple[list[AddedContent], dict[str, Path]]:
+    """The files that the recipe adds: their identity for the plan, and where each is read from, by path in the image.
+
+    A source is looked up in the recipe's folder, then in those that it extends; it must not leave its folder, by `..`,
+    an absolute path or a symbolic link.
+    """
+    found: list[Diagnostic] = []
+    sources: dict[str, tuple[Path, str]] = {}
+    for number, added in enumerate(loaded.recipe.files):
+        position = loaded.evaluated.tree.position(("files", number))
+        try:
+            source = _source(loaded, added.source)
+        except ValueError as error:
+            found.append(Diagnostic(rule="file-source", message=str(error), position=position))
+            continue
+        if re.search(r"(^|/)\.\.(/|$)", added.path) or added.path.endswith("/") != source.is_dir():
+            message = f"{added.path}: must be a plain path" + (" that ends with / for a folder" if source.is_dir() else "")
+            found.append(Diagnostic(rule="file-path", message=message, position=position))
+            continue
+        for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if file.is_file():
+                path = added.path + str(file.relative_to(source)) if source.is_dir() else added.path
+                sources[path] = (file, added.mode)
+    if found:
+        raise RecipeError.collect(found)
+    contents = [
+        AddedContent(path=path, mode=mode, sha256=sha256_of(file), size=file.stat().st_size)
+        for path, (file, mode) in sorted(sources.items())
+    ]
+    return contents, {path: file for path, (file, _) in sources.items()}
+
+
+def _source(loaded: LoadedRecipe, name: str) -> Path:
+    for folder in loaded.folders:
+        source = folder / name
+        if not source.exists():
+            continue
+        if not source.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name}: leaves the recipe's folder")
+        outside = [file for file in source.rglob("*") if not file.resolve().is_relative_to(folder.resolve())]
+        if outside:
+            raise ValueError(f"{outside[0].relative_to(folder)}: a link that leaves the recipe's folder")
+        return source
+    raise ValueError(f"{name}: there is no such file in the recipe's folder")

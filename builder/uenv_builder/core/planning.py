@@ -1,0 +1,133 @@
+"""From recipe and lock to the graph of steps: pure, so that `uenv plan` needs neither network nor root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from uenv_builder.core.digest import Json, canonical_json, digest_of
+from uenv_builder.model.image import ImageConfig
+from uenv_builder.model.lock import Lock, LockedDeb, LockedWheel
+from uenv_builder.model.plan import Plan, Step, StepKind
+from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.system import Uarch
+
+# Raised by one whenever the code of that kind writes other bytes for the same input (a test holds the bytes of each).
+_REVISIONS: dict[StepKind, int] = {
+    "userland": 1,
+    "bytecode": 1,
+    "wheel": 1,
+    "files": 1,
+    "finish": 1,
+    "squashfs": 1,
+    "oci": 1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedContent:
+    """One file that a recipe adds: absolute path in the image, octal mode, and the content's sha256 and size."""
+
+    path: str
+    mode: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanInputs:
+    """All that decides a build.
+
+    `added` is sorted by path; `generated` are texts and modes of generated files by path without a leading slash;
+    `tools` are the versions of the programs whose output is kept, by kind of step.
+    """
+
+    recipe: Recipe
+    lock: Lock
+    uarch: Uarch
+    config: ImageConfig
+    added: Sequence[AddedContent]
+    generated: Mapping[str, tuple[str, int]]
+    tools: Mapping[StepKind, Mapping[str, str]]
+
+
+def make_plan(inputs: PlanInputs) -> Plan:
+    """The steps of a build, lowest layer first, then the images; the same inputs give the same plan on any machine."""
+    layers = [_userland(inputs)]
+    if inputs.lock.python and inputs.recipe.python.byte_compile:
+        layers.append(_bytecode(inputs, layers[0]))
+    layers += [_wheel(inputs, wheel) for wheel in (inputs.lock.python.wheels if inputs.lock.python else ())]
+    if inputs.added:
+        options: Json = [asdict(content) for content in inputs.added]
+        layers.append(_step(inputs, "files", "files of the recipe", options))
+    layers.append(_finish(inputs, layers))
+    steps = [*layers, *_images(inputs, layers)]
+    return Plan(id=digest_of([step.id for step in steps]), steps=tuple(steps))
+
+
+def _userland(inputs: PlanInputs) -> Step:
+    packages = inputs.lock.userland.packages
+    options: Json = {"epoch": inputs.lock.epoch, "debian": inputs.uarch.debian, "debs": _hashes(packages)}
+    name = f"Debian userland, {len(packages)} packages"
+    return _step(inputs, "userland", name, options, download=sum(deb.size for deb in packages))
+
+
+def _bytecode(inputs: PlanInputs, userland: Step) -> Step:
+    options: Json = {"epoch": inputs.lock.epoch, **_compiler(inputs)}
+    return _step(inputs, "bytecode", "byte code of Debian's Python modules", options, (userland,))
+
+
+def _wheel(inputs: PlanInputs, wheel: LockedWheel) -> Step:
+    compiler = _compiler(inputs) if inputs.recipe.python.byte_compile else {}
+    options: Json = {"file": wheel.file, "sha256": wheel.sha256, "python": _python(inputs), **compiler}
+    return _step(inputs, "wheel", f"{wheel.name} {wheel.version}", options, download=wheel.size)
+
+
+def _finish(inputs: PlanInputs, layers: Sequence[Step]) -> Step:
+    options: Json = {
+        "epoch": inputs.lock.epoch,
+        "machine": inputs.uarch.machine,
+        "generated": {path: [text, f"{mode:o}"] for path, (text, mode) in inputs.generated.items()},
+        "workdir": inputs.config.workdir,
+    }
+    return _step(inputs, "finish", "loader cache, environment and start scripts", options, layers)
+
+
+def _images(inputs: PlanInputs, layers: Sequence[Step]) -> list[Step]:
+    squashfs: Json = {"epoch": inputs.lock.epoch, **inputs.recipe.outputs.squashfs.model_dump(mode="json")}
+    steps = [_step(inputs, "squashfs", "image.squashfs", squashfs, layers)]
+    if inputs.recipe.outputs.oci:
+        config = asdict(inputs.config)
+        steps.append(_step(inputs, "oci", "OCI image layout", {"config": config}, layers))
+    return steps
+
+
+def _python(inputs: PlanInputs) -> str:
+    return inputs.lock.python.version if inputs.lock.python else ""
+
+
+def _compiler(inputs: PlanInputs) -> dict[str, Json]:
+    # The byte code depends on the interpreter's exact version, not on the machine that it ran on.
+    interpreters = {
+        deb.version
+        for debs in inputs.lock.userland.compilers.values()
+        for deb in debs
+        if deb.name == f"python{_python(inputs)}-minimal"
+    }
+    return {"compiler": sorted(interpreters)}
+
+
+def _hashes(debs: Sequence[LockedDeb]) -> list[str]:
+    return [deb.sha256 for deb in debs]
+
+
+def _step(
+    inputs: PlanInputs, kind: StepKind, name: str, options: Json, after: Sequence[Step] = (), *, download: int = 0
+) -> Step:
+    tools = tuple(sorted(inputs.tools.get(kind, {}).items()))
+    before = tuple(step.id for step in after)
+    identity = digest_of([kind, _REVISIONS[kind], options, before, tools])
+    return Step(
+        id=identity, kind=kind, name=name, options=canonical_json(options), inputs=before, tools=tools,
+        download_bytes=download,
+    )  # fmt: skip
