@@ -132,7 +132,9 @@ def added_contents(loaded: LoadedRecipe) -> tuple[list[AddedContent], dict[str, 
             found.append(Diagnostic(rule="file-source", message=str(error), position=position))
             continue
         if re.search(r"(^|/)\.\.(/|$)", added.path) or added.path.endswith("/") != source.is_dir():
-            message = f"{added.path}: must be a plain path" + (" that ends with / for a folder" if source.is_dir() else "")
+            message = f"{added.path}: must be a plain path" + (
+                " that ends with / for a folder" if source.is_dir() else ""
+            )
             found.append(Diagnostic(rule="file-path", message=message, position=position))
             continue
         for file in sorted(source.rglob("*")) if source.is_dir() else [source]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -17,17 +17,11 @@ class Task(Protocol):
 class Listener(Protocol):
     """Whoever wants to know: told of pieces of work and of single remarks, from any thread."""
 
-    def task(self, title: str, total: int | None = None) -> _TaskContext:
+    def task(self, title: str, total: int | None = None) -> AbstractContextManager[Task]:
         """A context in which the work called `title` of `total` bytes goes on; None: of unknown size."""
 
     def note(self, text: str) -> None:
         """A remark for the log, one line."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentTask:

@@ -1,0 +1,303 @@
+"""Locking: ask the mirrors and the index once what a recipe means today, and hold later builds to it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from uenv_builder.app.recipes import LoadedRecipe
+from uenv_builder.app.session import Session
+from uenv_builder.core.lock_file import dump_lock, parse_lock, recipe_digest
+from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, Position, RecipeError, UsageError
+from uenv_builder.model.lock import (
+    Lock,
+    LockedAccelerator,
+    LockedDeb,
+    LockedPython,
+    LockedRecipe,
+    LockedTarget,
+    LockedUserland,
+)
+from uenv_builder.model.system import Uarch
+from uenv_builder.sources.apt import ResolvedUserland, UnknownPackagesError, UserlandRequest, resolve_userland
+from uenv_builder.sources.wheel import WheelRequest, read_accelerator, resolve_wheels
+from uenv_builder.system.files import write_text
+
+_BUILD_MACHINES = ("amd64", "arm64")
+
+
+def read_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
+    """The lock beside the recipe, or None where there is none yet; raises LockError for one that cannot be read."""
+    path = loaded.lock_path(uarch.name)
+    if not path.exists():
+        return None
+    return parse_lock(path.read_text(encoding="utf-8"), str(path))
+
+
+def is_stale(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> bool:
+    """Whether the recipe asks for something else than the lock was made for."""
+    return lock.recipe.digest != recipe_digest(loaded.recipe, uarch)
+
+
+def require_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, locked: bool) -> Lock:
+    """The lock that a build goes by: the one beside the recipe, made or renewed where needed unless `locked`."""
+    lock = read_lock(loaded, uarch)
+    path = loaded.lock_path(uarch.name)
+    if lock is not None and not is_stale(loaded, uarch, lock):
+        return lock
+    state = f"{path}: is stale: the recipe asks for something else" if lock else f"{path}: there is no lock"
+    command = f"write it with `uenv lock {loaded.path.parent} --uarch {uarch.name}`"
+    if locked:
+        raise LockError(state, rule="lock-stale" if lock else "lock-missing", hint=command)
+    if session.offline:
+        raise LockError(f"{state}, and --offline forbids to ask the mirrors", rule="lock-stale", hint=command)
+    session.listener.note(f"{state}; locking now")
+    return write_lock(session, loaded, uarch)
+
+
+def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: Upgrade | None = None) -> Lock:
+    """Resolve, and put the lock beside the recipe. What an older lock chose stays where the recipe still allows it."""
+    lock = make_lock(session, loaded, uarch, upgrade=upgrade or Upgrade())
+    write_text(loaded.lock_path(uarch.name), dump_lock(lock))
+    return lock
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What may move: everything, or the named packages (Debian's or Python's), or nothing that need not."""
+
+    everything: bool = False
+    names: frozenset[str] = frozenset()
+
+
+def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: Upgrade) -> Lock:
+    """The lock of the recipe for `uarch`; raises IncompatibleError with every reason why there is none."""
+    if session.offline:
+        raise UsageError("locking asks the mirrors and the index, and --offline forbids it")
+    older = None if upgrade.everything else _usable_lock(loaded, uarch)
+    if upgrade.names and older:
+        _require_known(upgrade.names, older)
+    userland = _lock_userland(session, loaded, uarch, older, upgrade)
+    python = _lock_python(session, loaded, uarch, debs=userland.packages, older=older, upgrade=upgrade)
+    accelerator = read_accelerator(python.wheels) if python else None
+    _require_pins(loaded, uarch, accelerator)
+    newest = max(datetime.fromisoformat(release.date) for release in userland.releases)
+    return Lock.model_validate(
+        {
+            "lock-format": 1,
+            "recipe": LockedRecipe(
+                name=loaded.recipe.name, version=loaded.recipe.version, digest=recipe_digest(loaded.recipe, uarch)
+            ),
+            "target": LockedTarget(uarch=uarch.name, debian=uarch.debian),
+            "epoch": int(newest.timestamp()),
+            "userland": userland,
+            "python": python,
+            "accelerator": accelerator,
+        }
+    )
+
+
+def _usable_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
+    try:
+        return read_lock(loaded, uarch)
+    except LockError:
+        return None
+
+
+def _require_known(names: Iterable[str], older: Lock) -> None:
+    known = {deb.name for deb in older.userland.packages}
+    known |= {wheel.name for wheel in older.python.wheels} if older.python else set()
+    if missing := sorted(set(names) - known):
+        raise UsageError(f"--upgrade: the lock holds no package {', '.join(missing)}")
+
+
+def _lock_userland(
+    session: Session, loaded: LoadedRecipe, uarch: Uarch, older: Lock | None, upgrade: Upgrade
+) -> LockedUserland:
+    python = loaded.recipe.pins.python
+    with tempfile.TemporaryDirectory(prefix="uenv-lock-") as workspace:
+        place = Path(workspace)
+        with session.listener.task(f"resolving Debian packages for {uarch.debian}"):
+            keep = _versions(older.userland.packages, upgrade) if older else None
+            image = _resolve(session, loaded, _image_request(loaded, uarch.debian), place, keep=keep)
+        if python:
+            _require_python(loaded, python, image.packages)
+        compilers: dict[str, tuple[LockedDeb, ...]] = {}
+        if python and loaded.recipe.python.byte_compile:
+            wanted = {deb.name: deb.version for deb in image.packages if "python" in deb.name}
+            for machine in _BUILD_MACHINES:
+                with session.listener.task(f"resolving Python {python} for {machine} build machines"):
+                    request = _request(loaded, machine, [f"python{python}-minimal"])
+                    found = _resolve(session, loaded, request, place, keep=wanted)
+                compilers[machine] = found.packages
+    return LockedUserland(releases=image.releases, packages=image.packages, compilers=compilers)
+
+
+def _request(loaded: LoadedRecipe, architecture: str, packages: Sequence[str]) -> UserlandRequest:
+    debian = loaded.recipe.base.debian
+    return UserlandRequest(
+        suites=(debian.suite, *(debian.suite + pocket for pocket in debian.pockets)),
+        components=tuple(debian.components),
+        architecture=architecture,
+        packages=tuple(packages),
+        essential=False,
+    )
+
+
+def _image_request(loaded: LoadedRecipe, architecture: str) -> UserlandRequest:
+    debian = loaded.recipe.base.debian
+    request = _request(loaded, architecture, debian.packages)
+    return replace(request, essential=debian.essential, recommends=debian.recommends)
+
+
+def _resolve(
+    session: Session, loaded: LoadedRecipe, request: UserlandRequest, workspace: Path, *, keep: dict[str, str] | None
+) -> ResolvedUserland:
+    try:
+        return resolve_userland(request, session.mirrors, workspace=workspace, listener=session.listener, keep=keep)
+    except UnknownPackagesError as error:
+        raise RecipeError.collect(_at_packages(loaded, error)) from error
+
+
+def _at_packages(loaded: LoadedRecipe, error: UnknownPackagesError) -> list[Diagnostic]:
+    places: dict[str, Position | None] = {
+        package.partition("=")[0]: loaded.evaluated.tree.position(("base", "debian", "packages", number))
+        for number, package in enumerate(loaded.recipe.base.debian.packages)
+    }
+    suite = loaded.recipe.base.debian.suite
+    return [
+        Diagnostic(
+            rule="unknown-package", message=f'Debian {suite} has no package "{name}" for this architecture',
+            position=places.get(name), hint=f'did you mean "{close[0]}"?' if close else None,
+        )
+        for name, close in error.names.items()
+    ]  # fmt: skip
+
+
+def _versions(debs: Sequence[LockedDeb], upgrade: Upgrade) -> dict[str, str]:
+    return {deb.name: deb.version for deb in debs if deb.name not in upgrade.names}
+
+
+def _require_python(loaded: LoadedRecipe, python: str, packages: Sequence[LockedDeb]) -> None:
+    names = {deb.name for deb in packages}
+    if f"python{python}-minimal" in names:
+        return
+    position = loaded.evaluated.tree.position(("pins", "python"))
+    others = sorted(match[1] for name in names if (match := re.fullmatch(r"python(3\.\d+)-minimal", name)))
+    suite = loaded.recipe.base.debian.suite
+    if others:
+        raise IncompatibleError(
+            f"Python {python} is pinned, but Debian {suite} has Python {', '.join(others)}",
+            rule="python-pin", position=position, hint=f'pin python: "{others[-1]}", or choose another suite',
+        )  # fmt: skip
+    raise IncompatibleError(
+        f"Python {python} is pinned, but no package of the userland brings it",
+        rule="python-pin", position=position, hint="add python3 to base.debian.packages",
+    )  # fmt: skip
+
+
+def _lock_python(
+    session: Session,
+    loaded: LoadedRecipe,
+    uarch: Uarch,
+    *,
+    debs: Sequence[LockedDeb],
+    older: Lock | None,
+    upgrade: Upgrade,
+) -> LockedPython | None:
+    recipe = loaded.recipe
+    if not recipe.pins.python:
+        if recipe.python.requirements or recipe.pins.pytorch:
+            raise RecipeError(
+                "Python packages are asked for, but no Python is pinned", rule="python-pin",
+                position=loaded.evaluated.tree.position(("python",)), hint='add `pins: {python: "3.13"}`',
+            )  # fmt: skip
+        return None
+    torch = (f"torch=={recipe.pins.pytorch}",) if recipe.pins.pytorch else ()
+    requirements = (*torch, *recipe.python.requirements)
+    request = WheelRequest(
+        requirements=requirements, python=recipe.pins.python, machine=uarch.machine, glibc=_glibc(debs),
+        constraints=tuple(recipe.python.constraints),
+    )  # fmt: skip
+    keep = None
+    if older and older.python and older.python.version == recipe.pins.python:
+        keep = {wheel.name: wheel.version for wheel in older.python.wheels if wheel.name not in upgrade.names}
+    if not requirements:
+        return LockedPython(version=recipe.pins.python, platform="", wheels=())
+    with session.listener.task(f"resolving Python packages for {uarch.machine}"):
+        try:
+            found = resolve_wheels(
+                request, session.index, listener=session.listener, keep=keep, upgrade=upgrade.names
+            )  # fmt: skip
+        except IncompatibleError as error:
+            raise IncompatibleError.collect(_at_requirements(loaded, error)) from error
+    return LockedPython(version=recipe.pins.python, platform=found.platform, wheels=found.wheels)
+
+
+def _glibc(debs: Sequence[LockedDeb]) -> tuple[int, int]:
+    version = next((deb.version for deb in debs if deb.name == "libc6"), None)
+    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version or "")
+    if not match:
+        raise IncompatibleError("the userland has no glibc (package libc6), and wheels need one", rule="no-glibc")
+    return int(match[1]), int(match[2])
+
+
+def _at_requirements(loaded: LoadedRecipe, error: IncompatibleError) -> list[Diagnostic]:
+    """The findings of the resolver, each at the requirement that it names where it names one of the recipe's own."""
+    tree = loaded.evaluated.tree
+    places = {
+        str(canonicalize_name(Requirement(text).name)): tree.position(("python", "requirements", number))
+        for number, text in enumerate(loaded.recipe.python.requirements)
+    }
+    if loaded.recipe.pins.pytorch:
+        places["torch"] = tree.position(("pins", "pytorch"))
+    placed = []
+    for finding in error.diagnostics:
+        named = [
+            name for name in places if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", finding.message.lower())
+        ]
+        position = places[named[0]] if named else tree.position(("python",))
+        placed.append(
+            Diagnostic(
+                rule=finding.rule,
+                message=finding.message,
+                severity=finding.severity,
+                hint=finding.hint,
+                source=finding.source,
+                position=finding.position or position,
+            )
+        )
+    return placed
+
+
+def _require_pins(loaded: LoadedRecipe, uarch: Uarch, accelerator: LockedAccelerator | None) -> None:
+    pins, tree = loaded.recipe.pins, loaded.evaluated.tree
+    found: list[Diagnostic] = []
+
+    def refuse(key: str, rule: str, message: str, hint: str) -> None:
+        found.append(Diagnostic(rule=rule, message=message, position=tree.position(("pins", key)), hint=hint))
+
+    if pins.cuda and accelerator is None:
+        refuse("cuda", "cuda-unused", f"CUDA {pins.cuda} is pinned, but nothing in the lock brings CUDA",
+               "pin pytorch too, or drop the pin")  # fmt: skip
+    elif pins.cuda and accelerator and accelerator.variant == "cpu":
+        refuse("pytorch", "torch-cpu-build",
+               f"CUDA {pins.cuda} is pinned, but torch {accelerator.torch} for {uarch.machine} is a CPU build",
+               "torch 2.11 and newer are CUDA builds on aarch64; pin one of those")  # fmt: skip
+    elif pins.cuda and accelerator and accelerator.cuda != pins.cuda:
+        refuse("cuda", "torch-cuda",
+               f"CUDA {pins.cuda} is pinned, but torch {accelerator.torch} brings CUDA {accelerator.cuda}",
+               f'pin cuda: "{accelerator.cuda}", or another torch')  # fmt: skip
+    if pins.nccl and accelerator and accelerator.nccl and accelerator.nccl != pins.nccl:
+        refuse("nccl", "torch-nccl",
+               f"NCCL {pins.nccl} is pinned, but torch {accelerator.torch} requires and loads NCCL {accelerator.nccl}",
+               f'pin nccl: "{accelerator.nccl}", or another torch')  # fmt: skip
+    if found:
+        raise IncompatibleError.collect(found)
