@@ -1,0 +1,136 @@
+"""What each kind of layer is made from: a stream of entries for every step of a plan that is a layer."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from uenv_builder.app.session import Session
+from uenv_builder.core.digest import digest_of
+from uenv_builder.core.planning import PlanInputs
+from uenv_builder.layers.bytecode import ByteCompiler, NativeCompiler
+from uenv_builder.layers.bytecode_modules import module_bytecode_entries
+from uenv_builder.layers.deb import deb_entries
+from uenv_builder.layers.finish import FinishRequest, finish_entries
+from uenv_builder.layers.userland import userland_entries
+from uenv_builder.layers.wheel import Installation, wheel_entries
+from uenv_builder.model.entry import Entry
+from uenv_builder.model.errors import BuildError, LockError
+from uenv_builder.model.lock import LockedDeb
+from uenv_builder.model.plan import Step
+from uenv_builder.system.files import sha256_of
+from uenv_builder.system.layer_blob import read_layer
+from uenv_builder.system.unpack import unpack_entries
+
+_BUILD_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def installation(python: str) -> Installation:
+    """Where wheels go: Debian's local scheme, which its own python3 and venvs with system packages both see."""
+    return Installation(
+        prefix="usr/local", packages=f"usr/local/lib/python{python}/dist-packages", python=f"/usr/bin/python{python}"
+    )
+
+
+class LayerMaker:
+    """Makes the entries of a plan's layers; `sources` says where an added file is read from, by path in the image."""
+
+    def __init__(self, session: Session, inputs: PlanInputs, sources: Mapping[str, Path]) -> None:
+        self._session = session
+        self._inputs = inputs
+        self._sources = sources
+        self._unpacking = threading.Lock()
+        self._compiler: ByteCompiler | None = None
+        self._kinds: dict[str, Callable[[Step, Sequence[Path]], Iterator[Entry]]] = {
+            "userland": self._userland,
+            "bytecode": self._bytecode,
+            "wheel": self._wheel,
+            "files": self._files,
+            "finish": self._finish,
+        }
+
+    def entries(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:
+        """The entries of the layer `step`, after fetching what it needs; `below` are the folders of its inputs."""
+        return self._kinds[step.kind](step, below)
+
+    def _userland(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+        lock = self._inputs.lock
+        debs = self._fetch(lock.userland.packages)
+        return userland_entries(debs, epoch=lock.epoch, uarch=self._inputs.uarch)
+
+    def _bytecode(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+        return module_bytecode_entries(
+            read_layer(below[0]), python=self._python, compiler=self._byte_compiler(), epoch=self._inputs.lock.epoch
+        )
+
+    def _wheel(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+        python = self._inputs.lock.python
+        wheels = python.wheels if python else ()
+        wheel = next(wheel for wheel in wheels if f"{wheel.name} {wheel.version}" == step.name)
+        path = self._session.downloader.fetch(self._session.wheel_downloads([wheel])[0])
+        compiler = self._byte_compiler() if self._inputs.recipe.python.byte_compile else None
+        return wheel_entries(path, installation(self._python), compiler=compiler)
+
+    def _files(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+        epoch, done = self._inputs.lock.epoch, set[str]()
+        for added in self._inputs.added:
+            path = added.path.strip("/")
+            for parent in reversed(PurePosixPath(path).parents):
+                if str(parent) not in {".", *done}:
+                    done.add(str(parent))
+                    yield Entry(path=str(parent), kind="dir", mode=0o755, mtime=epoch)
+            source = self._sources[added.path]
+            if sha256_of(source) != added.sha256:
+                raise BuildError(f"{source}: changed while the build was running", hint="run the build again")
+            with source.open("rb") as content:
+                yield Entry(
+                    path=path, kind="file", mode=int(added.mode, 8), mtime=epoch, size=added.size, content=content
+                )
+
+    def _finish(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+        inputs = self._inputs
+        request = FinishRequest(
+            layers=[read_layer(folder) for folder in below],
+            machine=inputs.uarch.machine,
+            generated=inputs.generated,
+            workdir=inputs.config.workdir,
+            epoch=inputs.lock.epoch,
+        )
+        return finish_entries(request)
+
+    @property
+    def _python(self) -> str:
+        if self._inputs.lock.python is None:
+            raise LockError("the lock holds no Python", hint="write it anew with `uenv lock`")
+        return self._inputs.lock.python.version
+
+    def _fetch(self, debs: Sequence[LockedDeb]) -> list[Path]:
+        fetched = self._session.downloader.fetch_all(self._session.deb_downloads(debs))
+        return [fetched[deb.sha256] for deb in debs]
+
+    def _byte_compiler(self) -> ByteCompiler:
+        """The image's own Python, in its exact version, for the machine that builds: unpacked once, kept in the store."""
+        with self._unpacking:
+            if self._compiler is None:
+                self._compiler = self._unpack_interpreter()
+        return self._compiler
+
+    def _unpack_interpreter(self) -> ByteCompiler:
+        machine = platform.machine()
+        debs = self._inputs.lock.userland.compilers.get(_BUILD_MACHINES.get(machine, machine), ())
+        if not debs:
+            raise BuildError(
+                f"the lock holds no Python {self._python} for build machines of type {machine}",
+                rule="no-interpreter", hint="set `python: {byte_compile: false}`, or build on x86_64 or aarch64",
+            )  # fmt: skip
+        paths = self._fetch(debs)
+
+        def unpack(into: Path) -> None:
+            with self._session.listener.task(f"unpacking Python {self._python} for this machine"):
+                for path in paths:
+                    unpack_entries(deb_entries(path, newest=self._inputs.lock.epoch), into / "tree")
+
+        folder = self._session.store.step(digest_of(["interpreter", 1, [deb.sha256 for deb in debs]]), unpack)
+        return NativeCompiler(folder / "tree", python=self._python, machine=machine)

@@ -1,0 +1,86 @@
+"""Running the steps of a plan: each result lies in the store under the step's id, and is made only if it is not there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uenv_builder.app.layer_making import LayerMaker
+from uenv_builder.app.session import Session
+from uenv_builder.core.planning import PlanInputs
+from uenv_builder.images.oci import write_oci_layout
+from uenv_builder.images.squashfs import write_squashfs
+from uenv_builder.model.image import SquashfsOptions
+from uenv_builder.model.plan import Plan, Step
+from uenv_builder.system.layer_blob import read_layer, write_layer
+
+
+@dataclass
+class StepRunner:
+    """Runs the steps of one plan; `reference` is the image's name in the OCI layout's index."""
+
+    session: Session
+    plan: Plan
+    inputs: PlanInputs
+    sources: Mapping[str, Path]
+    reference: str
+    built: list[str] = field(default_factory=list)
+    """The names of the steps that ran; the others lay in the store."""
+
+    def __post_init__(self) -> None:
+        self._layers = LayerMaker(self.session, self.inputs, self.sources)
+        self._processors = threading.Semaphore(self.session.jobs)
+
+    def run(self) -> dict[str, Path]:
+        """Run what is missing and return the folder of each step's result, by step id; raises the first failure.
+
+        Layers without inputs go on at once: their downloads overlap, and at most `jobs` of them are packed at a time.
+        """
+        folders: dict[str, Path] = {}
+        first = [step for step in self.plan.steps if not step.inputs]
+        pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
+        try:
+            running = {step.id: pool.submit(self._result, step, folders) for step in first}
+            folders |= {identity: future.result() for identity, future in running.items()}
+        finally:
+            pool.shutdown(cancel_futures=True)
+        for step in self.plan.steps:
+            if step.inputs:
+                folders[step.id] = self._result(step, folders)
+        return folders
+
+    def _result(self, step: Step, folders: Mapping[str, Path]) -> Path:
+        if (folder := self.session.store.step_folder(step.id)) is not None:
+            return folder
+
+        def build(into: Path) -> None:
+            self._build(step, into, [folders[identity] for identity in step.inputs])
+            self.built.append(step.name)
+
+        return self.session.store.step(step.id, build)
+
+    def _build(self, step: Step, into: Path, below: Sequence[Path]) -> None:
+        if step.kind == "squashfs":
+            self._write_squashfs(below, into)
+        elif step.kind == "oci":
+            with self.session.listener.task("writing the OCI image"):
+                layers = [read_layer(folder) for folder in below]
+                write_oci_layout(layers, self.inputs.config, into / "oci", reference=self.reference)
+        else:
+            entries = self._layers.entries(step, below)
+            with self._processors, self.session.listener.task(f"layer {step.name}"):
+                write_layer(entries, into)
+
+    def _write_squashfs(self, below: Sequence[Path], into: Path) -> None:
+        output = self.inputs.recipe.outputs.squashfs
+        write_squashfs(
+            [read_layer(folder) for folder in below],
+            into / "image.squashfs",
+            SquashfsOptions(level=output.level, block_size=output.block_size_kib * 1024),
+            epoch=self.inputs.lock.epoch,
+            processors=self.session.jobs,
+            listener=self.session.listener,
+        )
