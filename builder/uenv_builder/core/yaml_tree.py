@@ -27,6 +27,9 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 REPLACE_TAG = "!replace"
+_PLAIN_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
+}
 
 
 @dataclass(slots=True)
@@ -126,7 +129,7 @@ def _convert(node: yaml.Node, path: Path, file: str, tree: YamlTree) -> Value:
     tree.positions[path] = _mark(node.start_mark, file)
     if node.tag == REPLACE_TAG:
         tree.replaced.add(path)
-    elif node.tag.startswith("!"):
+    elif node.tag not in _PLAIN_TAGS:
         raise RecipeError(
             f"unknown YAML tag {node.tag}", rule="yaml-tag", position=tree.positions[path],
             hint=f"the only tag that means something in a recipe is {REPLACE_TAG}",

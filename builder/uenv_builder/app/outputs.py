@@ -1,0 +1,58 @@
+"""The folder that a build leaves: images, what users select, manifest and report; complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uenv_builder.model.errors import UsageError
+from uenv_builder.system.files import link_or_copy
+
+IMAGE = "image.squashfs"
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """A build's folder and its manifest (docs/reference/manifest.md)."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def image(self) -> Path:
+        """The squashfs."""
+        return self.folder / IMAGE
+
+    @property
+    def digest(self) -> str:
+        """The squashfs's sha256."""
+        return str(self.manifest["squashfs"]["sha256"])
+
+
+def place_folder(source: Path, target: Path) -> None:
+    """Put the files below `source` at `target`: linked where the file system allows, copied elsewhere."""
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(file, place)
+
+
+def open_build(path: Path) -> BuiltImage:
+    """The build whose folder, or whose squashfs, `path` is; raises UsageError where there is none."""
+    folder = path if path.is_dir() else path.parent
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise UsageError(
+            f"{path}: not a build: there is no {MANIFEST}", hint="name the folder that `uenv build` wrote, or its squashfs"
+        )
+    try:
+        document = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{manifest}: is damaged: {error}", hint="build again") from error
+    return BuiltImage(folder, document)
