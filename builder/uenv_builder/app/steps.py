@@ -15,6 +15,7 @@ from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs import write_squashfs
 from uenv_builder.model.image import SquashfsOptions
 from uenv_builder.model.plan import Plan, Step
+from uenv_builder.system.files import sha256_of, write_json
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
 
@@ -75,12 +76,13 @@ class StepRunner:
                 write_layer(entries, into)
 
     def _write_squashfs(self, below: Sequence[Path], into: Path) -> None:
-        output = self.inputs.recipe.outputs.squashfs
+        output, image = self.inputs.recipe.outputs.squashfs, into / "image.squashfs"
         write_squashfs(
             [read_layer(folder) for folder in below],
-            into / "image.squashfs",
+            image,
             SquashfsOptions(level=output.level, block_size=output.block_size_kib * 1024),
             epoch=self.inputs.lock.epoch,
             processors=self.session.jobs,
             listener=self.session.listener,
         )
+        write_json(into / "digest.json", {"sha256": sha256_of(image), "size": image.stat().st_size})

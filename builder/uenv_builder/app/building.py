@@ -1,0 +1,174 @@
+"""The main job: from what was prepared to a folder with both images, the users' files, a manifest and a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from uenv_builder.app import outputs
+from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
+from uenv_builder.app.preparing import Prepared
+from uenv_builder.app.rendering import render_user_files, write_user_files
+from uenv_builder.app.session import Session
+from uenv_builder.app.steps import StepRunner
+from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, summary_lines, write_report
+from uenv_builder.core.digest import Json
+from uenv_builder.core.lock_file import dump_lock
+from uenv_builder.images.oci import read_oci_layout
+from uenv_builder.model.errors import LockError, UsageError
+from uenv_builder.model.plan import Plan
+from uenv_builder.model.report import Report
+from uenv_builder.system.files import link_or_copy, lock_file, replace_folder, sha256_of, write_json, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build came to; `report` is None where no checks were asked for, `built` names the steps that ran."""
+
+    image: BuiltImage
+    report: Report | None
+    built: tuple[str, ...]
+    steps: int
+
+    @property
+    def exit_code(self) -> int:
+        """The process's exit code."""
+        return exit_code_of(self.report) if self.report else 0
+
+    def document(self) -> dict[str, Json]:
+        """For --json."""
+        return {
+            "folder": str(self.image.folder),
+            "built": list(self.built),
+            "reused": self.steps - len(self.built),
+            "outcome": self.report.outcome if self.report else "untested",
+            "manifest": self.image.manifest,
+        }
+
+    def summary(self) -> list[str]:
+        """For people."""
+        manifest = self.image.manifest
+        size = manifest["squashfs"]["size"] / 1e6
+        lines = [
+            f"{self.image.image}  {size:.1f} MB  sha256:{manifest['squashfs']['sha256']}",
+            f"{len(self.built)} of {self.steps} steps ran, the others lay in the store",
+        ]
+        return [*lines, *(summary_lines(self.report) if self.report else ["not tested (--no-test)"])]
+
+
+def default_output(prepared: Prepared) -> Path:
+    """build/NAME-VERSION-UARCH below the current folder."""
+    label = prepared.selection.label
+    return Path("build") / f"{label.name}-{label.version}-{label.uarch}"
+
+
+def build(session: Session, prepared: Prepared, *, output: Path | None = None, test: bool = True) -> BuildResult:
+    """Run the missing steps, write the folder `output` whole, and check the image unless told not to.
+
+    The folder is replaced in one step: it never holds a half of a build. Raises BuildError, LockError or NetworkError.
+    """
+    folder = output or default_output(prepared)
+    _refuse_foreign(folder)
+    runner = StepRunner(session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label))
+    folders = runner.run()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(folder.parent / f".{folder.name}.lock"):
+        with session.listener.task("writing the build's folder"):
+            old_report = reusable_report(folder)
+            image = _write_folder(folder, prepared, folders)
+        report = _check(session, image, old_report) if test else None
+    return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    # The folder is replaced as a whole: it must not be somebody's home.
+    if folder.exists() and not (folder / outputs.MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: exists, and is not a build", hint="choose another --output, or remove it first")
+
+
+def _check(session: Session, image: BuiltImage, old: Report | None) -> Report:
+    if old is not None and old.image == image.digest and old.plan == image.manifest["plan"]:
+        session.listener.note(f"the image is the one that was tested at {old.started}; `uenv test` tests it again")
+        report = replace(old)
+    else:
+        report = run_report(session, image)
+    write_report(report, image.folder)
+    return report
+
+
+def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path]) -> BuiltImage:
+    with replace_folder(folder) as new:
+        manifest = _manifest(prepared)
+        for step in prepared.plan.steps:
+            if step.kind == "squashfs":
+                manifest["squashfs"] = _place_squashfs(folders[step.id], new)
+            elif step.kind == "oci":
+                place_folder(folders[step.id] / "oci", new / "oci")
+                manifest["oci"] = _oci_document(new / "oci")
+        write_text(new / "lock.yaml", dump_lock(prepared.lock))
+        place = str((folder / outputs.IMAGE).absolute())
+        write_user_files(render_user_files(prepared, image=place), new)
+        write_json(new / outputs.MANIFEST, manifest)
+    return open_build(folder)
+
+
+def _place_squashfs(step: Path, new: Path) -> dict[str, Json]:
+    recorded = json.loads((step / "digest.json").read_text(encoding="utf-8"))
+    image = step / outputs.IMAGE
+    if sha256_of(image) != recorded["sha256"]:
+        raise LockError(
+            "the stored image.squashfs is damaged", rule="hash-mismatch", hint="`uenv cache verify` drops it; build again"
+        )
+    link_or_copy(image, new / outputs.IMAGE)
+    return {"file": outputs.IMAGE, **recorded}
+
+
+def _oci_document(folder: Path) -> dict[str, Json]:
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    manifest, _ = read_oci_layout(folder)
+    layers = manifest["layers"]
+    return {
+        "folder": "oci",
+        "digest": index["manifests"][0]["digest"],
+        "layers": len(layers),
+        "size": sum(layer["size"] for layer in layers),
+    }
+
+
+def _manifest(prepared: Prepared) -> dict[str, Json]:
+    recipe, lock, config = prepared.recipe, prepared.lock, prepared.inputs.config
+    return {
+        "format": 1,
+        "label": str(prepared.selection.label),
+        "name": recipe.name,
+        "version": recipe.version,
+        "description": recipe.description,
+        "system": prepared.selection.system.name,
+        "uarch": prepared.selection.uarch.name,
+        "network": recipe.network,
+        "plan": prepared.plan.id,
+        "steps": step_documents(prepared.plan),
+        "config": {"env": config.env, "workdir": config.workdir, "entrypoint": config.entrypoint, "cmd": config.cmd},
+        "labels": config.labels,
+        "epoch": lock.epoch,
+        "checks": recipe.checks,
+        "accelerator": lock.accelerator.model_dump(mode="json") if lock.accelerator else None,
+        "packages": [[deb.name, deb.version] for deb in lock.userland.packages],
+        "wheels": [[wheel.name, wheel.version] for wheel in (lock.python.wheels if lock.python else ())],
+    }
+
+
+def step_documents(plan: Plan) -> list[dict[str, Json]]:
+    """The steps as JSON has them."""
+    return [{"name": step.name, "kind": step.kind, "id": step.id, "inputs": step.inputs} for step in plan.steps]
+
+
+def describe_plan(session: Session, prepared: Prepared) -> dict[str, Json]:
+    """The plan for --json: each step, and whether the store has its result."""
+    stored = {step.id: session.store.step_folder(step.id) is not None for step in prepared.plan.steps}
+    steps: Sequence[dict[str, Json]] = [
+        {**document, "stored": stored[str(document["id"])]} for document in step_documents(prepared.plan)
+    ]
+    return {"id": prepared.plan.id, "label": str(prepared.selection.label), "steps": steps}

@@ -1,0 +1,62 @@
+"""Running a user's command inside a build's image."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from uenv_builder.app.outputs import BuiltImage, open_build
+from uenv_builder.core.systems import load_uarchs
+from uenv_builder.model.errors import MissingToolError, UsageError
+from uenv_builder.sandboxes import SANDBOXES, Bind, Command, OpenImage, Sandbox
+
+
+def sandbox_for(build: BuiltImage, name: str = "bwrap") -> Sandbox:
+    """The sandbox `name` for the build's node type."""
+    uarch = load_uarchs()[build.manifest["uarch"]]
+    return SANDBOXES[name](machine=uarch.machine, qemu_cpu=uarch.qemu_cpu)
+
+
+def require_sandbox(build: BuiltImage) -> Sandbox:
+    """As `sandbox_for`; raises MissingToolError with every remedy when this machine cannot run the image."""
+    sandbox = sandbox_for(build)
+    problems = sandbox.problems(load_uarchs()[build.manifest["uarch"]].machine)
+    if problems:
+        reasons = "; ".join(problem.reason for problem in problems)
+        remedies = "; ".join(dict.fromkeys(problem.remedy for problem in problems))
+        raise MissingToolError(f"this machine cannot run the image: {reasons}", hint=remedies)
+    return sandbox
+
+
+def open_image(build: BuiltImage) -> OpenImage:
+    """The build's image in the sandbox that runs it here."""
+    return OpenImage(require_sandbox(build), build.image)
+
+
+def execute(path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool) -> int:
+    """Run `argv` (default: the image's own command) in the image of the build at `path`; returns its exit code."""
+    build = open_build(path)
+    config = build.manifest["config"]
+    command = Command(
+        argv=tuple(argv) or tuple(config["cmd"]),
+        env=config["env"],
+        workdir=config["workdir"],
+        binds=tuple(_bind(text) for text in binds),
+        network=network,
+        gpu=True,
+        interactive=True,
+    )
+    sys.stdout.flush()
+    return require_sandbox(build).run(build.image, command).returncode
+
+
+def _bind(text: str) -> Bind:
+    source, *rest = text.split(":")
+    target = rest[0] if rest else source
+    writable = "ro" not in rest[1:]
+    if not Path(source).exists():
+        raise UsageError(f"--bind {text}: {source} does not exist")
+    if not target.startswith("/") or len(rest) > 2 or (len(rest) == 2 and rest[1] not in {"ro", "rw"}):
+        raise UsageError(f"--bind {text}: must be SOURCE[:TARGET[:ro]] with an absolute target")
+    return Bind(Path(source).resolve(), target, writable)
