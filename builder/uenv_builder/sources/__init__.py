@@ -1,0 +1,1 @@
+"""Where artefacts come from: queries for the lock, and downloads by hash for the build."""
