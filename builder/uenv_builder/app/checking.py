@@ -7,8 +7,9 @@ from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.checks import CHECKS
 from uenv_builder.core.edf import lint_edf_settings
 from uenv_builder.core.environment import check_environment
+from uenv_builder.core.systems import load_systems
 from uenv_builder.core.yaml_tree import Path, suggest
-from uenv_builder.model.errors import Diagnostic, RecipeError, UenvError
+from uenv_builder.model.errors import Diagnostic, Position, RecipeError, UenvError
 
 
 def check_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
@@ -40,12 +41,17 @@ def _environment(loaded: LoadedRecipe) -> list[Diagnostic]:
 
 
 def _edf(loaded: LoadedRecipe) -> list[Diagnostic]:
-    tree = loaded.evaluated.tree
+    recipe, tree = loaded.recipe, loaded.evaluated.tree
 
-    def place(*path: str | int) -> object:
+    def place(*path: str | int) -> Position | None:
         return tree.position(("edf", *path))
 
-    return lint_edf_settings(loaded.recipe.edf, place)
+    systems = load_systems()
+    found: list[Diagnostic] = []
+    for name in dict.fromkeys(target.system for target in recipe.targets):
+        findings = lint_edf_settings(recipe.edf, place, system=systems.get(name), network=recipe.network)
+        found += [finding for finding in findings if finding not in found]
+    return found
 
 
 def _checks(loaded: LoadedRecipe) -> list[Diagnostic]:

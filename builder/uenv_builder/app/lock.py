@@ -135,7 +135,7 @@ def _lock_userland(
             for machine in _BUILD_MACHINES:
                 with session.listener.task(f"resolving Python {python} for {machine} build machines"):
                     request = _request(loaded, machine, [f"python{python}-minimal"])
-                    found = _resolve(session, loaded, request, place, keep=wanted)
+                    found = _resolve_near(session, loaded, request, place, keep=wanted)
                 compilers[machine] = found.packages
     return LockedUserland(releases=image.releases, packages=image.packages, compilers=compilers)
 
@@ -164,6 +164,18 @@ def _resolve(
         return resolve_userland(request, session.mirrors, workspace=workspace, listener=session.listener, keep=keep)
     except UnknownPackagesError as error:
         raise RecipeError.collect(_at_packages(loaded, error)) from error
+
+
+def _resolve_near(
+    session: Session, loaded: LoadedRecipe, request: UserlandRequest, workspace: Path, *, keep: dict[str, str]
+) -> ResolvedUserland:
+    """As `_resolve`; takes other versions where the wished ones do not exist, as after a rebuild for one architecture."""
+    try:
+        return _resolve(session, loaded, request, workspace, keep=keep)
+    except IncompatibleError as error:
+        if any(finding.rule != "version-gone" for finding in error.diagnostics):
+            raise
+        return _resolve(session, loaded, request, workspace, keep=None)
 
 
 def _at_packages(loaded: LoadedRecipe, error: UnknownPackagesError) -> list[Diagnostic]:

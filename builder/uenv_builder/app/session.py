@@ -60,7 +60,7 @@ class Session:
         return [
             Download(
                 name=f"{deb.name} {deb.version}", sha256=deb.sha256, size=deb.size,
-                urls=lambda deb=deb: [*self._folders(deb.sha256), *self.mirrors.urls(deb.path)],  # type: ignore[misc]
+                urls=lambda deb=deb: [*self._folders(deb.sha256), *self.mirrors.urls(deb.path, suite=deb.suite)],  # type: ignore[misc]
             )
             for deb in debs
         ]  # fmt: skip
