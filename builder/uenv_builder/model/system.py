@@ -52,15 +52,20 @@ class System(_Frozen):
     networks: tuple[NetworkMode, ...]
     """The network modes that the system can run."""
     launch: LaunchOptions
+    contract: str = ""
+    """Name and version of what `env`, `annotations` and `launch` promise; the version is raised when they change."""
     env: dict[NetworkMode, dict[str, str]] = {}
     """Variables that the image carries, by network mode."""
     annotations: dict[NetworkMode, dict[str, str]] = {}
     """EDF annotations of Container Engine, by network mode."""
     sarus_annotations: dict[NetworkMode, dict[str, str]] = {}
     """EDF annotations of Sarus Suite, by network mode."""
+    sarus_devices: tuple[str, ...] = ()
+    """The EDF's `devices` for Sarus Suite, which shows a container only the devices that are named."""
     driver_libraries: tuple[str, ...] = ()
-    """Shared libraries that the host's GPU driver puts into the container (never part of an image)."""
+    """Shared libraries that the host's GPU driver puts into the container (never part of an image), as the loader
+    asks for them; `*` stands for any text."""
     hook_libraries: dict[NetworkMode, tuple[str, ...]] = {}
-    """Shared libraries that the host's network hooks put into the container, by network mode."""
+    """Shared libraries that the host's network hooks put into the container, by network mode; written as above."""
     sources: tuple[str, ...] = ()
     """Where these values were read."""
