@@ -1,0 +1,151 @@
+"""Environment definition files (EDF): what users give to srun to get the container."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import tomlkit
+from tomlkit.items import Array, Table
+
+from uenv_builder.core.edf_rules import Mount, lint_edf_settings, parse_mount
+from uenv_builder.model.errors import IncompatibleError, UsageError
+from uenv_builder.model.recipe import EdfSection
+from uenv_builder.model.system import NetworkMode, System
+
+__all__ = ["Dialect", "EdfRequest", "engine_option", "lint_edf_settings", "render_edf"]
+
+Dialect = Literal["ce", "sarus"]
+"""Container Engine (enroot and pyxis), or Sarus Suite (podman)."""
+
+_ENGINES: dict[Dialect, str] = {"ce": "Container Engine", "sarus": "Sarus Suite"}
+_OPTIONS: dict[Dialect, str] = {"ce": "--environment", "sarus": "--edf"}
+_FLAG_SEPARATORS: dict[Dialect, str] = {"ce": "+", "sarus": ","}
+# Annotations that the other engine does not read (cscs-docs, sarus-suite/user-guide.md, "Hooks and annotations").
+_FOREIGN: dict[Dialect, tuple[str, ...]] = {
+    "ce": ("com.sarus.",),
+    "sarus": ("com.hooks.netstack.", "com.hooks.aws_ofi_nccl.variant", "com.hooks.ssh.", "com.pyxis."),
+}
+# Registry host with an optional port, lower-case repository, tag, digest: what both enroot and podman take.
+_HOST = r"(?P<host>[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]+)?)"
+_REFERENCE = re.compile(
+    rf"({_HOST}(?P<mark>[/#]))?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{{64}})?"
+)
+_PATH = re.compile(r"(/|\$\{[A-Za-z_][A-Za-z0-9_]*\}/)[^\x00-\x1f]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdfRequest:
+    """What an EDF is written from.
+
+    `label` and `plan` say where the image comes from. `image` is a squashfs by an absolute path, which may begin with
+    `${VARIABLE}/` (Container Engine only), or a registry reference. `entrypoint` is true where the image has one.
+    """
+
+    label: str
+    plan: str
+    dialect: Dialect
+    image: str
+    system: System
+    network: NetworkMode
+    settings: EdfSection
+    entrypoint: bool = False
+
+
+def engine_option(dialect: Dialect) -> str:
+    """The option of srun that takes an EDF, or its name in the search path."""
+    return _OPTIONS[dialect]
+
+
+def render_edf(request: EdfRequest) -> str:
+    """The EDF's text (TOML); the same request gives the same text.
+
+    Raises UsageError for an image that the engine cannot take, and IncompatibleError for settings that it cannot do.
+    """
+    _check_image(request.image, request.dialect)
+    settings = request.settings
+    document = tomlkit.document()
+    for line in _header(request):
+        document.add(tomlkit.comment(line))
+    document.add(tomlkit.nl())
+    if settings.base_environment:
+        document.add("base_environment", _array(settings.base_environment))
+    document.add("image", tomlkit.string(request.image))
+    if settings.mounts:
+        document.add("mounts", _array([_mount(parse_mount(text), request.dialect) for text in settings.mounts]))
+    if request.dialect == "sarus" and request.system.sarus_devices:
+        document.add("devices", _array(request.system.sarus_devices))
+    if settings.workdir is not None:
+        document.add("workdir", tomlkit.string(settings.workdir))
+    # The engines' defaults differ. A stack inside the image may set itself up in its entrypoint.
+    document.add("entrypoint", tomlkit.item(request.entrypoint or request.network == "image"))
+    document.add("writable", tomlkit.item(settings.writable))
+    if settings.env:
+        document.add("env", _table({(name,): value for name, value in settings.env.items()}))
+    annotations = _annotations(request)
+    if annotations:
+        document.add("annotations", _table({tuple(key.split(".")): value for key, value in annotations.items()}))
+    return tomlkit.dumps(document)
+
+
+def _header(request: EdfRequest) -> list[str]:
+    option = _OPTIONS[request.dialect]
+    return [
+        f"{request.label} for {_ENGINES[request.dialect]} on {request.system.name}, network mode {request.network}",
+        f"Written by uenv-builder from its recipe, plan {request.plan[:16]}: change the recipe, not this file.",
+        f"Use it with srun, in a job script too: srun {option}=FILE COMMAND (never #SBATCH {option}).",
+    ]
+
+
+def _check_image(image: str, dialect: Dialect) -> None:
+    if _PATH.fullmatch(image):
+        if dialect == "sarus":
+            raise UsageError(
+                f"Sarus Suite takes images from a registry only, and {image} is a path",
+                rule="edf-image", hint="publish the OCI image and name it by its registry reference",
+            )  # fmt: skip
+        return
+    match = _REFERENCE.fullmatch(image)
+    if match is None or image.endswith((".sqsh", ".squashfs")):
+        raise UsageError(
+            f'"{image}" is neither an absolute path nor a registry reference',
+            rule="edf-image",
+            hint="for example /scratch/image.squashfs, ${SCRATCH}/image.squashfs or registry.example/pytorch:2.14",
+        )
+    if dialect == "sarus" and match["mark"] == "#":
+        raise UsageError(
+            f'Sarus Suite does not read the "#" in {image}', rule="edf-image", hint="write / behind the registry"
+        )
+
+
+def _mount(mount: Mount, dialect: Dialect) -> str:
+    """With source and target always written out: Sarus Suite reads no mount without a target."""
+    if dialect == "sarus" and "sqsh" in mount.flags:
+        raise IncompatibleError(
+            f"Sarus Suite cannot mount the squashfs {mount.source}",
+            rule="edf-mount", hint="leave the mount out of the recipe, or write no EDF for Sarus Suite",
+        )  # fmt: skip
+    flags = _FLAG_SEPARATORS[dialect].join(mount.flags)
+    return f"{mount.source}:{mount.target}{f':{flags}' if flags else ''}"
+
+
+def _annotations(request: EdfRequest) -> dict[str, str]:
+    system = request.system
+    contract = system.annotations if request.dialect == "ce" else system.sarus_annotations
+    merged = {**contract.get(request.network, {}), **request.settings.annotations}
+    return {key: merged[key] for key in sorted(merged) if not key.startswith(_FOREIGN[request.dialect])}
+
+
+def _array(values: list[str] | tuple[str, ...]) -> Array:
+    array = tomlkit.array()
+    array.extend(values)
+    return array.multiline(multiline=len(values) > 1)
+
+
+def _table(values: Mapping[tuple[str, ...], str]) -> Table:
+    table = tomlkit.table()
+    for path, value in values.items():
+        table.append(tomlkit.key(path if len(path) > 1 else path[0]), tomlkit.string(value))
+    return table
