@@ -1,0 +1,87 @@
+"""Runs one of the programs of `inside/` with the image's Python, and takes the JSON document that it prints."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uenv_builder.checks.interface import CheckContext
+from uenv_builder.core.digest import Json
+from uenv_builder.model.errors import BuildError
+
+_INSIDE = Path(__file__).parent / "inside"
+_FOLDER = "/run/uenv-checks"
+_TAIL_LINES = 25
+_EMULATION_FACTOR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a program answered, or, where `document` is None, why it did not: the reason and its last lines."""
+
+    document: Mapping[str, Json] | None
+    reason: str = ""
+    details: tuple[str, ...] = ()
+
+
+def run_program(
+    ctx: CheckContext,
+    program: str,
+    *,
+    request: Json = None,
+    arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    seconds: int,
+    gpu: bool = False,
+) -> Answer:
+    """Run `program` of `inside/` with `request` on its standard input; `seconds` are for this processor, not emulated.
+
+    A program that crashes, hangs or says nothing is the image's fault and in the answer; BuildError is raised where
+    the sandbox could not be set up.
+    """
+    argv = [ctx.python, "-B", f"{_FOLDER}/{program}", *arguments]
+    limit = seconds * (_EMULATION_FACTOR if is_emulated(ctx) else 1)
+    try:
+        done = ctx.image.run_inside(
+            argv, env={**ctx.env, **(env or {})}, binds={_FOLDER: _INSIDE}, stdin=json.dumps(request), timeout=limit,
+            gpu=gpu,
+        )  # fmt: skip
+    except BuildError as error:
+        if error.diagnostics[0].rule != "timeout":
+            raise
+        first, *rest = error.diagnostics[0].message.splitlines()
+        return Answer(None, first, tuple(line.strip() for line in rest))
+    if done.returncode != 0:
+        return Answer(None, f"{program} ended with {_describe(done.returncode)}", _tail(done.stderr or done.stdout))
+    document = _last_document(done.stdout)
+    if document is None:
+        return Answer(None, f"{program} printed no result", _tail(done.stdout + done.stderr))
+    return Answer(document)
+
+
+def is_emulated(ctx: CheckContext) -> bool:
+    """Whether the image's code runs under qemu here."""
+    return ctx.uarch.machine != platform.machine()
+
+
+def _last_document(output: str) -> Mapping[str, Json] | None:
+    for line in reversed(output.splitlines()):
+        if line.startswith("{"):
+            try:
+                document = json.loads(line)
+            except ValueError:
+                return None
+            return document if isinstance(document, dict) else None
+    return None
+
+
+def _describe(returncode: int) -> str:
+    """A shell's way of saying that a signal ended the command is 128 and its number."""
+    return f"signal {returncode - 128}" if returncode > 128 else f"exit {returncode}"
+
+
+def _tail(text: str) -> tuple[str, ...]:
+    return tuple(text.strip().splitlines()[-_TAIL_LINES:])
