@@ -8,19 +8,30 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, ParamSpec, Self
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from uenv_builder import __version__
-from uenv_builder.app import building, checking, doctor, executing, inspecting, new, rendering, site_command, storing, testing
+from uenv_builder.app import (
+    building,
+    checking,
+    doctor,
+    executing,
+    inspecting,
+    new,
+    rendering,
+    site_command,
+    storing,
+    testing,
+)
 from uenv_builder.app import lock as locking
 from uenv_builder.app.preparing import Prepared, prepare, select
 from uenv_builder.app.recipes import find_recipe, load_recipe
 from uenv_builder.app.session import Session
-from uenv_builder.core.digest import Json
+from uenv_builder.core.digest import Document
 from uenv_builder.core.recipe_reader import recipe_schema
 from uenv_builder.model.errors import Diagnostic, UenvError
 from uenv_builder.system.settings import load_settings
@@ -45,7 +56,8 @@ cache_app = typer.Typer(help="The store of downloads and layers.", no_args_is_he
 app.add_typer(cache_app, name="cache")
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A folder with a recipe.yaml, a file, or NAME[/VERSION] of a known recipe.")
+    str,
+    typer.Argument(metavar="RECIPE", help="A folder with a recipe.yaml, a file, or NAME[/VERSION] of a known recipe."),
 ]
 LabelArgument = Annotated[
     str | None,
@@ -97,7 +109,7 @@ def _complain(diagnostics: Sequence[Diagnostic], *, as_json: bool) -> None:
         sys.stderr.write(f"{finding}\n")
 
 
-def _document(finding: Diagnostic) -> dict[str, Json]:
+def _document(finding: Diagnostic) -> Document:
     place = finding.position
     return {
         "severity": finding.severity,
@@ -111,7 +123,7 @@ def _document(finding: Diagnostic) -> dict[str, Json]:
     }
 
 
-def _print_json(document: Json) -> None:
+def _print_json(document: Document) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
@@ -126,7 +138,7 @@ class _Run:
         self.console = Console(highlight=False, soft_wrap=True)
         self._quiet, self._verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
 
-    def __enter__(self) -> _Run:
+    def __enter__(self) -> Self:
         self._listener = listener_for(quiet=self._quiet, verbose=self._verbose)
         self.session = Session(settings=load_settings(), listener=self._listener, offline=self._offline)
         if self._jobs:
@@ -136,7 +148,7 @@ class _Run:
     def __exit__(self, *_exc: object) -> None:
         close(self._listener)
 
-    def show(self, document: Json, lines: Sequence[str] = ()) -> None:
+    def show(self, document: Document, lines: Sequence[str] = ()) -> None:
         """The result: the document with --json, else the lines."""
         close(self._listener)
         if self.as_json:
@@ -157,7 +169,9 @@ def _prepared(
     return prepare(loaded, selection, lock)
 
 
-@app.command(epilog="Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked")
+@app.command(
+    epilog="Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked"
+)
 @_verb
 def build(
     recipe: RecipeArgument,
@@ -168,7 +182,9 @@ def build(
     system: SystemOption = None,
     locked: Annotated[bool, typer.Option("--locked", help="Fail when the lock is missing or stale.")] = False,
     offline: OfflineOption = False,
-    no_test: Annotated[bool, typer.Option("--no-test", help="Do not run the checks; the image counts as untested.")] = False,
+    no_test: Annotated[
+        bool, typer.Option("--no-test", help="Do not run the checks; the image counts as untested.")
+    ] = False,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -203,13 +219,15 @@ def check(
         findings = checking.check_recipe(loaded)
         _complain(findings, as_json=False)
         targets = [f"{target.system}%{target.uarch}" for target in loaded.recipe.targets]
-        document: Json = {
+        document: Document = {
             "recipe": str(loaded.path), "targets": targets, "diagnostics": [_document(finding) for finding in findings],
         }  # fmt: skip
         run.show(document, [f"{loaded.path}: ok ({', '.join(targets)})"])
 
 
-@app.command(epilog="Examples: uenv lock recipes/pytorch/2.14; uenv lock pytorch --upgrade numpy; uenv lock pytorch --check")
+@app.command(
+    epilog="Examples: uenv lock recipes/pytorch/2.14; uenv lock pytorch --upgrade numpy; uenv lock pytorch --check"
+)
 @_verb
 def lock(
     recipe: RecipeArgument,
@@ -217,7 +235,9 @@ def lock(
     uarch: UarchOption = None,
     system: SystemOption = None,
     check_only: Annotated[bool, typer.Option("--check", help="Only say whether the locks fit; write nothing.")] = False,
-    upgrade: Annotated[list[str] | None, typer.Option("--upgrade", help="Let this package move; may be repeated.")] = None,
+    upgrade: Annotated[
+        list[str] | None, typer.Option("--upgrade", help="Let this package move; may be repeated.")
+    ] = None,
     upgrade_all: Annotated[bool, typer.Option("--upgrade-all", help="Let every package move.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -229,7 +249,7 @@ def lock(
         loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
         chosen = select(loaded, uarch=uarch, system=system).uarch.name if uarch or system else None
         names = [chosen] if chosen else list(dict.fromkeys(target.uarch for target in loaded.recipe.targets))
-        results: list[dict[str, Json]] = []
+        results: list[Document] = []
         for name in names:
             node_type = select(loaded, uarch=name).uarch
             if check_only:
@@ -240,7 +260,7 @@ def lock(
             results.append(locking.describe(loaded, node_type, lock))
         lines = [
             f"{result['lock']}: {result['packages']} Debian packages, {result['wheels']} wheels, "
-            f"{result['megabytes']} MB to download{', ' + str(result['torch']) if result['torch'] else ''}"
+            f"{result['megabytes']} MB to download"
             for result in results
         ]
         run.show({"locks": results}, lines)
@@ -296,9 +316,9 @@ def render(
         run.show({"files": texts}, shown)
 
 
-@app.command(epilog="Example: uenv test build/python-mpi-1.0-x86_64")
+@app.command("test", epilog="Example: uenv test build/python-mpi-1.0-x86_64")
 @_verb
-def test(
+def check_image(
     image: ImageArgument,
     *,
     as_json: JsonOption = False,
@@ -308,7 +328,7 @@ def test(
 ) -> int:
     """Run the checks of a build inside its image again, and write the report beside it."""
     with _Run(as_json=as_json, quiet=quiet, verbose=verbose) as run:
-        report = testing.test_build(run.session, image)
+        report = testing.check_again(run.session, image)
         run.show(testing.report_document(report), testing.summary_lines(report))
         return testing.exit_code_of(report)
 
@@ -396,7 +416,9 @@ def cache_verify(*, as_json: JsonOption = False, debug: DebugOption = False) -> 
 def cache_gc(
     *,
     max_size: Annotated[str | None, typer.Option("--max-size", help="Keep at most this much, such as 50G.")] = None,
-    older_than: Annotated[float | None, typer.Option("--older-than", help="Drop what was not used for so many days.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", help="Drop what was not used for so many days.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
@@ -406,7 +428,7 @@ def cache_gc(
         run.show(document, [f"removed {document['removed']} entries, {document['freed_bytes'] / 1e6:.1f} MB"])
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback)
+def _show_version(wanted: bool) -> None:
     if wanted:
         sys.stdout.write(f"uenv-builder {__version__}\n")
         raise typer.Exit
@@ -414,14 +436,16 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001  (typer's callback)
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,  # noqa: ARG001
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     pass
 
 
 def _verbs() -> list[str]:
     groups = [group.name for group in app.registered_groups]
-    commands = [command.name or (command.callback.__name__ if command.callback else "") for command in app.registered_commands]
+    commands = [
+        command.name or (command.callback.__name__ if command.callback else "") for command in app.registered_commands
+    ]
     return sorted(name for name in [*commands, *groups] if isinstance(name, str))
 
 

@@ -14,7 +14,7 @@ from uenv_builder.app.rendering import render_user_files, write_user_files
 from uenv_builder.app.session import Session
 from uenv_builder.app.steps import StepRunner
 from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, summary_lines, write_report
-from uenv_builder.core.digest import Json
+from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
 from uenv_builder.images.oci import read_oci_layout
 from uenv_builder.model.errors import LockError, UsageError
@@ -37,7 +37,7 @@ class BuildResult:
         """The process's exit code."""
         return exit_code_of(self.report) if self.report else 0
 
-    def document(self) -> dict[str, Json]:
+    def document(self) -> Document:
         """For --json."""
         return {
             "folder": str(self.image.folder),
@@ -71,7 +71,9 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     """
     folder = output or default_output(prepared)
     _refuse_foreign(folder)
-    runner = StepRunner(session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label))
+    runner = StepRunner(
+        session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label)
+    )
     folders = runner.run()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(folder.parent / f".{folder.name}.lock"):
@@ -114,18 +116,20 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path])
     return open_build(folder)
 
 
-def _place_squashfs(step: Path, new: Path) -> dict[str, Json]:
+def _place_squashfs(step: Path, new: Path) -> Document:
     recorded = json.loads((step / "digest.json").read_text(encoding="utf-8"))
     image = step / outputs.IMAGE
     if sha256_of(image) != recorded["sha256"]:
         raise LockError(
-            "the stored image.squashfs is damaged", rule="hash-mismatch", hint="`uenv cache verify` drops it; build again"
+            "the stored image.squashfs is damaged",
+            rule="hash-mismatch",
+            hint="`uenv cache verify` drops it; build again",
         )
     link_or_copy(image, new / outputs.IMAGE)
     return {"file": outputs.IMAGE, **recorded}
 
 
-def _oci_document(folder: Path) -> dict[str, Json]:
+def _oci_document(folder: Path) -> Document:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     manifest, _ = read_oci_layout(folder)
     layers = manifest["layers"]
@@ -137,7 +141,7 @@ def _oci_document(folder: Path) -> dict[str, Json]:
     }
 
 
-def _manifest(prepared: Prepared) -> dict[str, Json]:
+def _manifest(prepared: Prepared) -> Document:
     recipe, lock, config = prepared.recipe, prepared.lock, prepared.inputs.config
     return {
         "format": 1,
@@ -160,15 +164,15 @@ def _manifest(prepared: Prepared) -> dict[str, Json]:
     }
 
 
-def step_documents(plan: Plan) -> list[dict[str, Json]]:
+def step_documents(plan: Plan) -> list[Document]:
     """The steps as JSON has them."""
     return [{"name": step.name, "kind": step.kind, "id": step.id, "inputs": step.inputs} for step in plan.steps]
 
 
-def describe_plan(session: Session, prepared: Prepared) -> dict[str, Json]:
+def describe_plan(session: Session, prepared: Prepared) -> Document:
     """The plan for --json: each step, and whether the store has its result."""
     stored = {step.id: session.store.step_folder(step.id) is not None for step in prepared.plan.steps}
-    steps: Sequence[dict[str, Json]] = [
+    steps: Sequence[Document] = [
         {**document, "stored": stored[str(document["id"])]} for document in step_documents(prepared.plan)
     ]
     return {"id": prepared.plan.id, "label": str(prepared.selection.label), "steps": steps}

@@ -35,9 +35,8 @@ def _targets(loaded: LoadedRecipe) -> list[Diagnostic]:
 
 
 def _environment(loaded: LoadedRecipe) -> list[Diagnostic]:
-    recipe, tree = loaded.recipe, loaded.evaluated.tree
-    found = check_environment(recipe.env, lambda name: tree.key_position(("env", name)))
-    return found + check_environment(recipe.edf.env, lambda name: tree.key_position(("edf", "env", name)))
+    tree = loaded.evaluated.tree
+    return check_environment(loaded.recipe.env, lambda name: tree.key_position(("env", name)))
 
 
 def _edf(loaded: LoadedRecipe) -> list[Diagnostic]:
@@ -61,7 +60,9 @@ def _checks(loaded: LoadedRecipe) -> list[Diagnostic]:
         position = loaded.evaluated.tree.key_position(path)
         if name not in CHECKS:
             hint = suggest(name, list(CHECKS)) or f"known checks: {', '.join(CHECKS)}"
-            found.append(Diagnostic(rule="unknown-check", message=f'unknown check "{name}"', position=position, hint=hint))
+            found.append(
+                Diagnostic(rule="unknown-check", message=f'unknown check "{name}"', position=position, hint=hint)
+            )
             continue
         known = ["required", *CHECKS[name].parameters]
         for key in parameters:

@@ -57,7 +57,9 @@ def as_documents(findings: Sequence[Finding]) -> list[dict[str, str | bool]]:
 def _program(name: str) -> Finding:
     verb, purpose = _NEEDED[name]
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    return Finding(name, verb, path is not None, path or f"is not installed; it {purpose}", "" if path else install_hint(name))
+    return Finding(
+        name, verb, path is not None, path or f"is not installed; it {purpose}", "" if path else install_hint(name)
+    )
 
 
 def _mirrors(session: Session) -> Finding:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from uenv_builder.app import outputs
 from uenv_builder.app.outputs import open_build
-from uenv_builder.core.digest import Json
+from uenv_builder.core.digest import Document
 
 
-def describe_build(path: Path) -> dict[str, Json]:
+def describe_build(path: Path) -> Document:
     """The manifest, with the report's outcome and the checks' verdicts; a report on another image counts as none."""
     build = open_build(path)
-    document: dict[str, Json] = dict(build.manifest)
+    document: Document = dict(build.manifest)
     report = build.folder / outputs.REPORT
     found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
     if found and found["image"] == build.digest:
@@ -24,7 +24,7 @@ def describe_build(path: Path) -> dict[str, Json]:
     return document
 
 
-def lines(document: dict[str, Json]) -> list[str]:
+def lines(document: Document) -> list[str]:
     """The same for people."""
     manifest = json.loads(json.dumps(document))
     accelerator = manifest["accelerator"] or {}

@@ -111,7 +111,7 @@ class LayerMaker:
         return [fetched[deb.sha256] for deb in debs]
 
     def _byte_compiler(self) -> ByteCompiler:
-        """The image's own Python, in its exact version, for the machine that builds: unpacked once, kept in the store."""
+        """The image's own Python, in its exact version, for the machine that builds: unpacked once."""
         with self._unpacking:
             if self._compiler is None:
                 self._compiler = self._unpack_interpreter()

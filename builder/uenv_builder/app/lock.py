@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
+from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock, parse_lock, recipe_digest
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, Position, RecipeError, UsageError
 from uenv_builder.model.lock import (
@@ -48,18 +49,39 @@ def is_stale(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> bool:
 
 def require_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, locked: bool) -> Lock:
     """The lock that a build goes by: the one beside the recipe, made or renewed where needed unless `locked`."""
-    lock = read_lock(loaded, uarch)
-    path = loaded.lock_path(uarch.name)
-    if lock is not None and not is_stale(loaded, uarch, lock):
-        return lock
-    state = f"{path}: is stale: the recipe asks for something else" if lock else f"{path}: there is no lock"
-    command = f"write it with `uenv lock {loaded.path.parent} --uarch {uarch.name}`"
-    if locked:
-        raise LockError(state, rule="lock-stale" if lock else "lock-missing", hint=command)
-    if session.offline:
-        raise LockError(f"{state}, and --offline forbids to ask the mirrors", rule="lock-stale", hint=command)
-    session.listener.note(f"{state}; locking now")
+    try:
+        return require_fresh(loaded, uarch)
+    except LockError as error:
+        if locked or session.offline or error.diagnostics[0].rule not in {"lock-stale", "lock-missing"}:
+            raise
+        session.listener.note(f"{error.diagnostics[0].message}; locking now")
     return write_lock(session, loaded, uarch)
+
+
+def require_fresh(loaded: LoadedRecipe, uarch: Uarch) -> Lock:
+    """The lock beside the recipe if it is there and fits; raises LockError otherwise."""
+    lock, path = read_lock(loaded, uarch), loaded.lock_path(uarch.name)
+    command = f"write it with `uenv lock {loaded.folder} --uarch {uarch.name}`"
+    if lock is None:
+        raise LockError(f"{path}: there is no lock", rule="lock-missing", hint=command)
+    if is_stale(loaded, uarch, lock):
+        raise LockError(f"{path}: is stale: the recipe asks for something else", rule="lock-stale", hint=command)
+    return lock
+
+
+def describe(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> Document:
+    """What a lock came to, in numbers."""
+    wheels = lock.python.wheels if lock.python else ()
+    accelerator = lock.accelerator
+    return {
+        "lock": str(loaded.lock_path(uarch.name)),
+        "packages": len(lock.userland.packages),
+        "wheels": len(wheels),
+        "megabytes": round(
+            (sum(deb.size for deb in lock.userland.packages) + sum(wheel.size for wheel in wheels)) / 1e6, 1
+        ),
+        "accelerator": accelerator.model_dump(mode="json") if accelerator else None,
+    }
 
 
 def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: Upgrade | None = None) -> Lock:
@@ -169,7 +191,7 @@ def _resolve(
 def _resolve_near(
     session: Session, loaded: LoadedRecipe, request: UserlandRequest, workspace: Path, *, keep: dict[str, str]
 ) -> ResolvedUserland:
-    """As `_resolve`; takes other versions where the wished ones do not exist, as after a rebuild for one architecture."""
+    """As `_resolve`; with other versions where the wished ones do not exist, as after a rebuild for one machine."""
     try:
         return _resolve(session, loaded, request, workspace, keep=keep)
     except IncompatibleError as error:

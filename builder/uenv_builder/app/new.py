@@ -11,7 +11,7 @@ from uenv_builder.system.resources import load_template
 
 
 def write_starter(folder: Path, *, system: str, uarch: str) -> Path:
-    """Write `folder`/recipe.yaml, with the folder's name as the recipe's; refuses to overwrite one. Returns the path."""
+    """Write `folder`/recipe.yaml, with the folder's name as the recipe's; never over another one."""
     path = folder / "recipe.yaml"
     if path.exists():
         raise UsageError(f"{path}: exists already", hint="choose another folder, or edit this recipe")

@@ -49,7 +49,8 @@ def open_build(path: Path) -> BuiltImage:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise UsageError(
-            f"{path}: not a build: there is no {MANIFEST}", hint="name the folder that `uenv build` wrote, or its squashfs"
+            f"{path}: not a build: there is no {MANIFEST}",
+            hint="name the folder that `uenv build` wrote, or its squashfs",
         )
     try:
         document = json.loads(manifest.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""From a recipe, a chosen target and a lock to everything that a build goes by: configuration, generated files, plan."""
+"""From a recipe, a chosen target and a lock to all that a build goes by: configuration, files, plan."""
 
 from __future__ import annotations
 

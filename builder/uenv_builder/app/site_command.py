@@ -38,6 +38,7 @@ def pass_on(verb: str, arguments: Sequence[str], *, own: Path, known: Sequence[s
     if command is None:
         raise UsageError(
             f'"{verb}" is not a verb of uenv-builder, and there is no other uenv command further down PATH',
-            rule="unknown-verb", hint=f"verbs here: {', '.join(known)}; image, repo, start, run and status are the site's",
-        )  # fmt: skip
+            rule="unknown-verb",
+            hint=f"verbs here: {', '.join(known)}; image, repo, start, run and status are the site's",
+        )
     os.execve(command, [str(command), *arguments], {**os.environ, GUARD: "1"})  # noqa: S606

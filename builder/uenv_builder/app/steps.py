@@ -1,4 +1,4 @@
-"""Running the steps of a plan: each result lies in the store under the step's id, and is made only if it is not there."""
+"""Running the steps of a plan: each result lies in the store under the step's id, and is made once."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class StepRunner:
 
         Layers without inputs go on at once: their downloads overlap, and at most `jobs` of them are packed at a time.
         """
+        with self.session.store.in_use():
+            return self._run()
+
+    def _run(self) -> dict[str, Path]:
         folders: dict[str, Path] = {}
         first = [step for step in self.plan.steps if not step.inputs]
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
@@ -61,7 +65,7 @@ class StepRunner:
             self._build(step, into, [folders[identity] for identity in step.inputs])
             self.built.append(step.name)
 
-        return self.session.store.step(step.id, build)
+        return self.session.store.step(step.id, build, listener=self.session.listener)
 
     def _build(self, step: Step, into: Path, below: Sequence[Path]) -> None:
         if step.kind == "squashfs":

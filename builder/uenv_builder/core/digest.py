@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
+Document: TypeAlias = "dict[str, Any]"
+"""A JSON object on its way to a file or to standard output."""
 
 
 def canonical_json(document: Json) -> str:

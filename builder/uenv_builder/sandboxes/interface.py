@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from uenv_builder.system.process import Completed
 
@@ -54,7 +54,7 @@ class Problem:
 class Sandbox(Protocol):
     """A way of running commands inside a squashfs image, which it never changes: what they write is thrown away."""
 
-    name: str
+    name: ClassVar[str]
 
     def run(self, image: Path, command: Command) -> Completed:
         """Run `command` in `image` to its end; its exit code is in the result, whatever it is.

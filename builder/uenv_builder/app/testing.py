@@ -1,0 +1,138 @@
+"""Proving a build: which checks its image gets, running them, and the report beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from uenv_builder.app import outputs
+from uenv_builder.app.executing import sandbox_for
+from uenv_builder.app.outputs import BuiltImage, open_build
+from uenv_builder.app.session import Session
+from uenv_builder.checks import CheckContext, WantedCheck, report_files
+from uenv_builder.checks.run import complete_wanted, run_checks
+from uenv_builder.core.digest import Document
+from uenv_builder.core.lock_file import parse_lock
+from uenv_builder.core.systems import load_systems, load_uarchs
+from uenv_builder.model.errors import LockError
+from uenv_builder.model.lock import Lock
+from uenv_builder.model.report import CheckResult, Report
+from uenv_builder.model.system import Uarch
+from uenv_builder.sandboxes import OpenImage, Sandbox
+from uenv_builder.system.files import sha256_of
+
+_EXIT_CODES = {"passed": 0, "failed": 7, "inconclusive": 8, "skipped": 8}
+
+
+def check_again(session: Session, path: Path) -> Report:
+    """Check the build at `path` again and write its report; raises LockError when the image is not the one it says."""
+    build = open_build(path)
+    if sha256_of(build.image) != build.digest:
+        raise LockError(
+            f"{build.image}: is not the image of its {outputs.MANIFEST}", rule="hash-mismatch", hint="build it again"
+        )
+    report = run_report(session, build)
+    write_report(report, build.folder)
+    return report
+
+
+def run_report(session: Session, build: BuiltImage) -> Report:
+    """Run every check that the build's image should get on this machine."""
+    uarch = load_uarchs()[build.manifest["uarch"]]
+    sandbox = sandbox_for(build)
+    context = _context(build, uarch, sandbox)
+    wanted = wanted_checks(build.manifest["checks"], context.lock)
+    started = datetime.now(tz=UTC).isoformat(timespec="seconds")
+    if problems := sandbox.problems(uarch.machine):
+        reason = "this machine cannot run the image: " + "; ".join(problem.reason for problem in problems)
+        results = [
+            CheckResult(check=check.name, outcome="inconclusive", reason=reason, required=check.required)
+            for check in complete_wanted(context, wanted)
+        ]
+    else:
+        results = run_checks(context, wanted, session.listener)
+    return Report(
+        image=build.digest,
+        label=build.manifest["label"],
+        plan=build.manifest["plan"],
+        ran_on=platform.machine(),
+        emulated=uarch.machine != platform.machine(),
+        started=started,
+        results=tuple(results),
+    )
+
+
+def _context(build: BuiltImage, uarch: Uarch, sandbox: Sandbox) -> CheckContext:
+    system = load_systems()[build.manifest["system"]]
+    path = build.folder / "lock.yaml"
+    lock = parse_lock(path.read_text(encoding="utf-8"), str(path))
+    return CheckContext(
+        image=OpenImage(sandbox, build.image),
+        uarch=uarch,
+        env=build.manifest["config"]["env"],
+        lock=lock,
+        driver_libraries=system.driver_libraries,
+        hook_libraries=system.hook_libraries.get(build.manifest["network"], ()),
+        python=f"/usr/bin/python{lock.python.version}" if lock.python else "python3",
+    )
+
+
+def wanted_checks(asked: Mapping[str, Mapping[str, Any]], lock: Lock | None) -> list[WantedCheck]:
+    """The checks that a recipe asks for, and torch's own and the allreduce for every image that has torch."""
+    implied = ["torch", "allreduce"] if lock and lock.accelerator else []
+    wanted = []
+    for name in [*asked, *(name for name in implied if name not in asked)]:
+        parameters = dict(asked.get(name, {}))
+        required = bool(parameters.pop("required", True))
+        wanted.append(WantedCheck(name=name, parameters=parameters, required=required))
+    return wanted
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """report.json and report.xml."""
+    report_files.write_report(report, folder)
+
+
+def reusable_report(folder: Path) -> Report | None:
+    """The report of the build that lies at `folder` now, if it passed; it may be kept for an image that is the same."""
+    path = folder / outputs.REPORT
+    if not path.is_file():
+        return None
+    try:
+        report = report_files.read_report(path)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return report if report.outcome == "passed" else None
+
+
+def exit_code_of(report: Report) -> int:
+    """0 passed, 7 failed, 8 inconclusive."""
+    return _EXIT_CODES[report.outcome]
+
+
+def report_document(report: Report) -> Document:
+    """For --json."""
+    document: Document = json.loads(json.dumps(asdict(report)))
+    return {**document, "outcome": report.outcome}
+
+
+def summary_lines(report: Report) -> list[str]:
+    """One line a check, and the verdict."""
+    width = max((len(result.check) for result in report.results), default=0)
+    shown = [f"  {result.check:{width}}  {_verdict(result)}" for result in report.results]
+    where = f"on {report.ran_on}" + (", under qemu-user" if report.emulated else "")
+    return [*shown, f"{report.outcome} ({where})"]
+
+
+def _verdict(result: CheckResult) -> str:
+    measured: Sequence[str] = [f"{name} {value}" for name, value in result.measured.items()]
+    text = f"{result.outcome}  {result.seconds:.1f} s" if result.seconds else result.outcome
+    extra = f": {result.reason}" if result.reason else (f"  ({', '.join(measured)})" if measured else "")
+    return (
+        text + extra + "".join(f"\n      {detail}" for detail in (result.details if result.outcome == "failed" else ()))
+    )
