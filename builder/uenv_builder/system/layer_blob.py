@@ -21,6 +21,7 @@ from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import IndexEntry, Layer
 from uenv_builder.system.entry_rules import EntryRules
+from uenv_builder.system.files import write_beside
 from uenv_builder.system.tar_stream import END, padding, tar_header
 
 BLOB, INDEX = "layer.tar.zst", "index.json"
@@ -66,16 +67,12 @@ def write_layer(entries: Iterable[Entry], folder: Path, *, level: int = 3, threa
     processor of this process). Raises BuildError for an entry that violates the contract of `Entry`. Nothing has its
     final name before it is complete; the index comes last.
     """
-    blob, partial = folder / BLOB, folder / f"{BLOB}.partial"
-    try:
-        with partial.open("wb") as out:
-            compressed = _DigestingSink(out)
-            with _compressor(level, threads).stream_writer(cast("BinaryIO", compressed), closefd=False) as compressing:
-                tar = _DigestingSink(compressing)
-                index = _write_entries(entries, tar)
-        partial.replace(blob)
-    finally:
-        partial.unlink(missing_ok=True)
+    blob = folder / BLOB
+    with write_beside(blob) as out:
+        compressed = _DigestingSink(out)
+        with _compressor(level, threads).stream_writer(cast("BinaryIO", compressed), closefd=False) as compressing:
+            tar = _DigestingSink(compressing)
+            index = _write_entries(entries, tar)
     layer = Layer(
         blob=blob, digest=compressed.sha256.hexdigest(), size=compressed.size, diff_id=tar.sha256.hexdigest(),
         entries=tuple(index.values()),
@@ -193,9 +190,8 @@ def _write_index(layer: Layer, folder: Path) -> None:
     document = {
         "format": _FORMAT, "digest": layer.digest, "size": layer.size, "diff_id": layer.diff_id, "entries": rows,
     }  # fmt: skip
-    partial = folder / f"{INDEX}.partial"
-    partial.write_text(json.dumps(document, separators=(",", ":")), encoding="ascii")
-    partial.replace(folder / INDEX)
+    with write_beside(folder / INDEX) as out:
+        out.write(json.dumps(document, separators=(",", ":")).encode("ascii"))
 
 
 def _index_entry(row: list[str | int]) -> IndexEntry:
