@@ -1,0 +1,135 @@
+"""Writes the pages of docs/reference that follow from the code. Run it after a change of recipe, verbs or checks."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from uenv_builder.checks import CHECKS
+from uenv_builder.cli import app
+from uenv_builder.core.recipe_reader import recipe_schema
+from uenv_builder.core.systems import load_systems, load_uarchs
+from uenv_builder.model import recipe as model
+
+REFERENCE = Path(__file__).parent / "reference"
+NOTE = "<!-- Written by docs/generate.py; edit the code instead. -->\n\n"
+
+
+def recipe_page() -> str:
+    """Every key of a recipe, section by section, with type, default and meaning."""
+    schema = recipe_schema()
+    lines = [
+        NOTE + "# Recipe\n",
+        "YAML, UTF-8, at most 1 MiB; no aliases. Every version is a text in quotes. `${{ name }}` in any text is the",
+        "variable of that name. `uenv check --schema` prints the JSON Schema for editors.\n",
+        "`extends:` names the folder or file of another recipe: mappings merge key by key, lists append (a list tagged",
+        "`!replace` starts anew), a key set to `null` is removed, anything else replaces.\n",
+        *_table(schema, model.Recipe, set(schema["anyOf"][1]["required"])),
+    ]
+    for name, section in schema["$defs"].items():
+        lines += [f"\n## {name}\n", inspect.getdoc(getattr(model, name)) or "", ""]
+        lines += _table(section, getattr(model, name), set(section.get("required", ())))
+    return "\n".join(lines) + "\n"
+
+
+def _table(section: dict[str, Any], owner: type, required: set[str]) -> list[str]:
+    notes = _notes(owner)
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in section["properties"].items():
+        default = "required" if key in required else f"`{field['default']!r}`" if "default" in field else ""
+        meaning = field.get("description") or notes.get(key, "")
+        lines.append(f"| `{key}` | {_type(field)} | {default} | {meaning} |")
+    return lines
+
+
+def _notes(owner: type) -> dict[str, str]:
+    """The strings below the fields of a class, as documentation tools read them."""
+    notes, field = {}, ""
+    for line in inspect.getsource(owner).splitlines():
+        text = line.strip()
+        if text.startswith('"""') and field:
+            notes[field] = text.strip('"')
+        field = text.split(":")[0] if ": " in text and not text.startswith(('"', "#")) else ""
+    return notes
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in field:
+        return " or ".join(_type(choice) for choice in field["anyOf"] if choice.get("type") != "null")
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    kind = field.get("type", "any")
+    if kind == "array":
+        return f"list of {_type(field.get('items', {}))}"
+    if kind == "object":
+        values = field.get("additionalProperties")
+        return f"mapping to {_type(values)}" if isinstance(values, dict) else "mapping"
+    return {"string": "text", "integer": "whole number", "boolean": "true or false"}.get(kind, kind)
+
+
+def command_page() -> str:
+    """What `--help` prints, verb by verb."""
+    group = typer.main.get_command(app)
+    lines = [NOTE + "# Command line\n"]
+    for name, command in _commands(group, "uenv"):
+        context = command.make_context(name, [], resilient_parsing=True, terminal_width=100)
+        lines += [f"## {name}\n", "```", command.get_help(context).rstrip(), "```\n"]
+    return "\n".join(lines)
+
+
+def _commands(group: Any, prefix: str) -> list[tuple[str, Any]]:
+    found = []
+    for name, command in group.commands.items():
+        full = f"{prefix} {name}"
+        found += _commands(command, full) if hasattr(command, "commands") else [(full, command)]
+    return found
+
+
+def checks_page() -> str:
+    """The checks that recipes can name."""
+    lines = [NOTE + "# Checks\n", "Every check also takes `required: false`, which keeps it from deciding the verdict.\n"]
+    for name, kind in CHECKS.items():
+        always = " Every image gets it." if kind.always else ""
+        lines += [f"## {name}\n", f"Proves that {kind.proves}.{always}\n"]
+        lines += [f"- `{parameter}`: {meaning}" for parameter, meaning in kind.parameters.items()]
+        lines += [""] if kind.parameters else []
+    return "\n".join(lines)
+
+
+def systems_page() -> str:
+    """The systems and node types that targets name."""
+    lines = [NOTE + "# Systems and node types\n", "| system | node types | network modes | description |", "|---|---|---|---|"]
+    for system in load_systems().values():
+        modes, nodes = ", ".join(system.networks), ", ".join(system.uarchs)
+        lines.append(f"| `{system.name}` | {nodes} | {modes} | {system.description} |")
+    lines += ["", "| node type | machine | processor | GPU |", "|---|---|---|---|"]
+    for uarch in load_uarchs().values():
+        lines.append(f"| `{uarch.name}` | {uarch.machine} | {uarch.cpu or ''} | {uarch.gpu or 'none'} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "recipe.md": recipe_page,
+    "command-line.md": command_page,
+    "checks.md": checks_page,
+    "systems.md": systems_page,
+}
+
+
+def main() -> None:
+    """Write all pages into docs/reference, or into the folder that is given."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
