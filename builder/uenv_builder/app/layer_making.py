@@ -71,7 +71,7 @@ class LayerMaker:
         wheel = next(wheel for wheel in wheels if f"{wheel.name} {wheel.version}" == step.name)
         path = self._session.downloader.fetch(self._session.wheel_downloads([wheel])[0])
         compiler = self._byte_compiler() if self._inputs.recipe.python.byte_compile else None
-        return wheel_entries(path, installation(self._python), compiler=compiler)
+        return wheel_entries(path, installation(self._python), name=wheel.file, compiler=compiler)
 
     def _files(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
         epoch, done = self._inputs.lock.epoch, set[str]()

@@ -54,8 +54,12 @@ class _Member:
     is_script: bool = False
 
 
-def wheel_entries(wheel: Path, target: Installation, *, compiler: ByteCompiler | None) -> Iterator[Entry]:
+def wheel_entries(
+    wheel: Path, target: Installation, *, name: str, compiler: ByteCompiler | None = None
+) -> Iterator[Entry]:
     """The files that installing `wheel` puts into the image, parents first, each content checked against RECORD.
+
+    `name` is the wheel's file name on its index: in the store, files are called by their hashes.
 
     `.data` folders go to `target`'s scheme; entry points become scripts; RECORD is written anew with everything in it;
     with a `compiler`, each module has its `.pyc`. The result depends on the wheel's bytes, `target` and compiler
@@ -63,11 +67,12 @@ def wheel_entries(wheel: Path, target: Installation, *, compiler: ByteCompiler |
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            yield from _with_parents(_Wheel(wheel.name, archive, target).entries(compiler))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BuildError(f"{wheel.name}: is damaged: {error}", rule="wheel-damaged", hint=_DAMAGED) from error
+            yield from _with_parents(_Wheel(name, archive, target).entries(compiler))
+    except _ZIP_ERRORS as error:
+        raise BuildError(f"{name}: is damaged: {error}", rule="wheel-damaged", hint=_DAMAGED) from error
 
 
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _DAMAGED = "`uenv cache verify` drops damaged downloads; if it is as published, another version of the package may do"
 
 
@@ -233,6 +238,8 @@ class _Wheel:
             )  # fmt: skip
             return entry, _digest(content)
         recorded = cast("tuple[str, int]", member.recorded)
+        if member.info.file_size != recorded[1]:
+            raise self._mismatch(member)
         stream = _CheckedContent(self._archive.open(member.info), recorded, self._mismatch(member))
         entry = Entry(
             path=member.path, kind="file", mode=member.mode, mtime=mtime, size=recorded[1],
@@ -276,7 +283,10 @@ class _CheckedContent:
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes."""
-        data = self._member.read(size)
+        try:
+            data = self._member.read(size)
+        except _ZIP_ERRORS as error:
+            raise self._mismatch from error
         self._digest.update(data)
         self._count += len(data)
         if self._count > self._recorded[1]:
