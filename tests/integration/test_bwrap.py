@@ -260,6 +260,15 @@ def test_looking_into_an_image_with_a_program_of_this_machine(image: Path) -> No
     assert "Read-only" in done.stderr
 
 
+def test_process_numbers_and_proc_belong_together(image: Path) -> None:
+    """bwrap looks its child up in /proc; in the machine's own it would find another process, or by bad luck none."""
+    done = BwrapSandbox().look(
+        image, lambda _root: ["sh", "-c", 'read number rest </proc/self/stat; echo "$number" $$']
+    )
+    number, own = done.stdout.split()
+    assert number == own
+
+
 def test_an_open_image_runs_commands_with_read_only_binds(image: Path, tmp_path: Path) -> None:
     (tmp_path / "given").write_text("content")
     opened = OpenImage(BwrapSandbox(), image)

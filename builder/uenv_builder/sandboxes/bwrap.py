@@ -151,7 +151,8 @@ def _chain(
 ) -> list[str]:
     is_root = os.geteuid() == 0
     chain = ["setpriv", "--pdeathsig", "KILL", find_program("unshare")]
-    chain += ["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=KILL"]
+    # bwrap finds its child in /proc by number: that has to be the /proc of the same process namespace.
+    chain += ["--mount", "--propagation", "private", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]
     chain += [] if is_root else ["--user", "--map-root-user"]
     shell = find_program("sh")
     chain += [shell, "-c", _MOUNT, "sh", str(image.resolve()), area, mode, "yes" if resolver else "no"]
