@@ -180,7 +180,7 @@ def test_a_locked_local_version_counts_when_both_have_one() -> None:
 def run_program(name: str, request: object, *arguments: str) -> dict:
     command = [sys.executable, "-B", str(INSIDE / name), *arguments]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])["answer"]
 
 
 def test_imports_program_tells_versions_and_errors() -> None:

@@ -134,6 +134,15 @@ def test_missing_library_names_who_needs_it(tmp_path: Path) -> None:
 
 
 @needs_gcc
+def test_ignored_programs_start_nothing_but_count_where_others_load_them(tmp_path: Path) -> None:
+    gone = compile_library(tmp_path / "build/libgone.so.1")
+    plugin = compile_library(tmp_path / "root/usr/lib/libplugin.so", *against(gone))
+    assert checks(tmp_path / "root").check_needed(["/usr/lib/libplug*"]).outcome == "passed"
+    compile_library(tmp_path / "root/usr/lib/libuser.so", *against(plugin), "-Wl,--allow-shlib-undefined")
+    assert checks(tmp_path / "root").check_needed(["/usr/lib/libplug*"]).outcome == "failed"
+
+
+@needs_gcc
 def test_libraries_from_outside_are_named_with_their_reason(tmp_path: Path) -> None:
     driver = compile_library(tmp_path / "build/libcuda.so.1")
     compile_library(tmp_path / "root/usr/lib/liba.so", *against(driver))
@@ -359,6 +368,21 @@ def test_record_finds_every_difference(tmp_path: Path, name: str, content: str |
     assert failed.outcome == "failed"
     assert len(failed.details) == 1
     assert failed.details[0].startswith(problem)
+
+
+def test_a_record_that_a_wheel_carries_for_a_vendored_package_is_only_a_file(tmp_path: Path) -> None:
+    site = install_wheel(tmp_path / "site")
+    vendored = site / "pkg/_vendor/inner-2.0.dist-info/RECORD"
+    vendored.parent.mkdir(parents=True)
+    vendored.write_text("../../bin/inner,sha256=AAAA,1\n")
+    assert check_records(ImageTree(str(tmp_path))).outcome == "failed"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(vendored.read_bytes()).digest()).rstrip(b"=").decode()
+    with (site / "pkg-1.0.dist-info/RECORD").open("a") as record:
+        record.write(f"pkg/_vendor/inner-2.0.dist-info/RECORD,sha256={digest},{vendored.stat().st_size}\n")
+    result = check_records(ImageTree(str(tmp_path)))
+    assert (result.outcome, result.measured["wheels"]) == ("passed", 1)
+    vendored.write_text("")
+    assert check_records(ImageTree(str(tmp_path))).outcome == "failed"
 
 
 def test_weak_digests_do_not_count_and_no_wheels_is_no_pass(tmp_path: Path) -> None:

@@ -59,15 +59,18 @@ class ElfChecks:
         reason = f"{len(wrong)} of {len(self.elves)} ELF files are not for {self.machine}"
         return _result("elf-machine", wrong[:_MAX_SONAMES], reason if wrong else "", measured)
 
-    def check_needed(self) -> CheckResult:
-        """elf-needed: loads every object as the loader would, starting with those that no other object needs."""
+    def check_needed(self, ignore: Sequence[str] = ()) -> CheckResult:
+        """elf-needed: loads every object as the loader would, starting with those that no other object needs.
+
+        Nothing starts with the paths (globs) in `ignore`; what they need counts where something else loads them.
+        """
         loader = Loader(self.tree, self.machine, self.multiarch, self.library_path)
         mine = [p for p, elf in self.elves.items() if elf.dynamic and elf.machine == MACHINES[self.machine]]
         needed = {name for path in mine for name in self.elves[path].needed}
         missing: list[Missing] = []
         # First those that start a program or are opened by name; then what none of them has reached.
         for path in sorted(mine, key=lambda path: self._names(path).isdisjoint(needed), reverse=True):
-            if path not in loader.seen:
+            if path not in loader.seen and not _fits(path, ignore):
                 missing += loader.load(path)
         failures: dict[str, set[str]] = defaultdict(set)
         excused: dict[str, set[str]] = defaultdict(set)

@@ -56,7 +56,7 @@ def run_program(
         return Answer(None, first, tuple(line.strip() for line in rest))
     if done.returncode != 0:
         return Answer(None, f"{program} ended with {_describe(done.returncode)}", _tail(done.stderr or done.stdout))
-    document = _last_document(done.stdout)
+    document = _last_answer(done.stdout)
     if document is None:
         return Answer(None, f"{program} printed no result", _tail(done.stdout + done.stderr))
     return Answer(document)
@@ -67,14 +67,16 @@ def is_emulated(ctx: CheckContext) -> bool:
     return ctx.uarch.machine != platform.machine()
 
 
-def _last_document(output: str) -> Mapping[str, Json] | None:
+def _last_answer(output: str) -> Mapping[str, Json] | None:
+    """What the last line of the form {"answer": {...}} has; modules may print lines of their own around it."""
     for line in reversed(output.splitlines()):
-        if line.startswith("{"):
-            try:
-                document = json.loads(line)
-            except ValueError:
-                return None
-            return document if isinstance(document, dict) else None
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        answer = document.get("answer") if isinstance(document, dict) else None
+        if isinstance(answer, dict):
+            return answer
     return None
 
 

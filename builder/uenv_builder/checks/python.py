@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from uenv_builder.checks.interface import CheckContext, CheckKind, WantedCheck
 from uenv_builder.checks.parameters import read_seconds, read_texts
@@ -15,9 +17,15 @@ _SECONDS = 300
 
 def run_python(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> list[CheckResult]:
     """Each check is one start of the interpreter."""
-    return [
-        _check_start(ctx, check) if check.name == "python-starts" else _check_imports(ctx, check) for check in wanted
-    ]
+    return [_time(ctx, check, _check_start if check.name == "python-starts" else _check_imports) for check in wanted]
+
+
+def _time(
+    ctx: CheckContext, check: WantedCheck, function: Callable[[CheckContext, WantedCheck], CheckResult]
+) -> CheckResult:
+    started = time.monotonic()
+    result = function(ctx, check)
+    return replace(result, seconds=round(time.monotonic() - started, 3))
 
 
 def _check_start(ctx: CheckContext, check: WantedCheck) -> CheckResult:

@@ -48,7 +48,7 @@ def make_request(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> StaticRequ
     outside |= ctx.allowed_missing
     parameters: dict[str, dict[str, Sequence[str]]] = {}
     for check in wanted:
-        outside |= read_reasons(check, "allowed-missing")
+        outside |= read_reasons(check, "allowed_missing")
         parameters[check.name] = {"ignore": read_texts(check, "ignore")}
     folders = ctx.env.get("LD_LIBRARY_PATH", "").split(":")
     return StaticRequest(
@@ -62,8 +62,9 @@ def make_request(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> StaticRequ
     )
 
 
-_ALLOWED = {
-    "allowed-missing": "names of shared libraries (globs), each with the reason why it need not be in the image"
+_NEEDED = {
+    "allowed_missing": "names of shared libraries (globs), each with the reason why it need not be in the image",
+    "ignore": "paths (globs) of programs and libraries that nobody starts or loads by name",
 }
 _IGNORE = {"ignore": "paths (globs) of files for other processors that belong there"}
 
@@ -74,7 +75,7 @@ STATIC_CHECKS = {
     ),
     "elf-needed": CheckKind(
         proves="every shared library that an ELF file needs is found by the loader's rules, or comes from the host",
-        family=run_static, parameters=_ALLOWED, always=True,
+        family=run_static, parameters=_NEEDED, always=True,
     ),
     "wheel-record": CheckKind(
         proves="every file that a wheel installed is in the image with the digest and size of its RECORD",

@@ -36,7 +36,7 @@ def _run_one(name: str, parameters: Mapping[str, Sequence[str]], elf: ElfChecks,
         case "elf-machine":
             return elf.check_machine(parameters.get("ignore", ()))
         case "elf-needed":
-            return elf.check_needed()
+            return elf.check_needed(parameters.get("ignore", ()))
         case "nccl-unique":
             return elf.check_nccl(request.nccl)
         case "cudart-link":

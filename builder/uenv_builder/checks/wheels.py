@@ -35,10 +35,10 @@ class Recorded:
 
 def check_records(tree: ImageTree) -> CheckResult:
     """wheel-record: see the module; byte code without a digest may be missing, since installers list it in advance."""
-    records = [path for path, _ in tree.files() if path.endswith(".dist-info/RECORD")]
+    records = find_records(tree)
     if not records:
         return CheckResult(check="wheel-record", outcome="skipped", reason="no wheel is installed in the image")
-    listed = [line for record in records for line in read_record(tree, record)]
+    listed = [line for lines in records.values() for line in lines]
     # Hashing lets go of the interpreter's lock.
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         wrong = [problem for problem in pool.map(lambda line: _compare(tree, line), listed) if problem]
@@ -53,6 +53,17 @@ def check_records(tree: ImageTree) -> CheckResult:
         },
         details=tuple(wrong[:_MAX_LINES]),
     )
+
+
+def find_records(tree: ImageTree) -> dict[str, list[Recorded]]:
+    """The lines of each RECORD by its path; without those that a wheel carries inside a package that it vendors.
+
+    Such a RECORD is an ordinary file of its wheel, listed with a digest, and speaks of an installation elsewhere.
+    """
+    paths = [path for path, _ in tree.files() if path.endswith(".dist-info/RECORD")]
+    records = {path: list(read_record(tree, path)) for path in paths}
+    carried = {line.path for path, lines in records.items() for line in lines if line.digest and line.path != path}
+    return {path: lines for path, lines in records.items() if path not in carried}
 
 
 def read_record(tree: ImageTree, path: str) -> Iterator[Recorded]:

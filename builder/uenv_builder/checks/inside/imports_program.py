@@ -26,7 +26,8 @@ def main() -> None:
     """Import all and print."""
     modules = {name: import_module(name) for name in json.load(sys.stdin)}
     python = ".".join(str(number) for number in sys.version_info[:3])
-    print(json.dumps({"python": python, "machine": platform.machine(), "modules": modules}))
+    answer = {"python": python, "machine": platform.machine(), "modules": modules}
+    print("\n" + json.dumps({"answer": answer}), flush=True)
 
 
 if __name__ == "__main__":

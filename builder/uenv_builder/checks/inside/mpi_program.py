@@ -64,7 +64,8 @@ def run_rank() -> None:
     if rank == 0:
         size_bytes = max(sizes) * 4
         answer = {"ranks": ranks, "library": MPI.Get_library_version().split("\n")[0].strip("\0 "), "findings": found}
-        print(json.dumps({**answer, "bytes": size_bytes, **bandwidths(size_bytes, ranks, seconds)}), flush=True)
+        answer |= {"bytes": size_bytes, **bandwidths(size_bytes, ranks, seconds)}
+        print("\n" + json.dumps({"answer": answer}), flush=True)
 
 
 def measure(world, in_place, values) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001

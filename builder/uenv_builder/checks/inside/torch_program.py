@@ -150,7 +150,7 @@ def main() -> None:
         fitting = [ranks for ranks in request["ranks"] if ranks <= torch.cuda.device_count()]
         if torch.cuda.is_available() and dist.is_nccl_available():
             answer["nccl"] = [run_ranks("nccl", ranks, request) for ranks in fitting]
-    print(json.dumps(answer))
+    print("\n" + json.dumps({"answer": answer}), flush=True)
 
 
 if __name__ == "__main__":
