@@ -460,3 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _complain(error.diagnostics, as_json=False)
             sys.exit(error.exit_code)
     app(args=given, prog_name="uenv")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from uenv_builder.layers.bytecode import ByteCompiler, NativeCompiler
 from uenv_builder.layers.bytecode_modules import module_bytecode_entries
 from uenv_builder.layers.deb import deb_entries
 from uenv_builder.layers.finish import FinishRequest, finish_entries
+from uenv_builder.layers.safe_paths import merge_usr
 from uenv_builder.layers.userland import userland_entries
 from uenv_builder.layers.wheel import Installation, wheel_entries
 from uenv_builder.model.entry import Entry
@@ -76,7 +77,7 @@ class LayerMaker:
     def _files(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
         epoch, done = self._inputs.lock.epoch, set[str]()
         for added in self._inputs.added:
-            path = added.path.strip("/")
+            path = merge_usr(added.path.strip("/"))
             for parent in reversed(PurePosixPath(path).parents):
                 if str(parent) not in {".", *done}:
                     done.add(str(parent))

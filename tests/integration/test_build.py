@@ -1,0 +1,254 @@
+"""The main job on real packages: both images of the small recipe, for both architectures, tested and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.conftest import ROOT, Uenv
+
+pytestmark = pytest.mark.network
+RECIPE = str(ROOT / "recipes/python-mpi/1.0")
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory, session_cache):
+    """The small recipe built and tested for both architectures: folders by node type."""
+    uenv = Uenv(tmp_path_factory.mktemp("builds"), session_cache)
+    folders = {}
+    for uarch in ("x86_64", "aarch64"):
+        outcome = uenv.ok("build", RECIPE, "--uarch", uarch, "--locked", "--json")
+        folders[uarch] = uenv.folder / outcome.document["folder"]
+    return folders
+
+
+def manifest(folder: Path):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def report(folder: Path):
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.mark.parametrize("uarch", ["x86_64", "aarch64"])
+def test_a_build_leaves_what_the_reference_lists(builds, uarch):
+    names = {str(path.relative_to(builds[uarch])) for path in builds[uarch].rglob("*") if "blobs" not in path.parts}
+    assert names == {
+        "image.squashfs", "oci", "oci/oci-layout", "oci/index.json", "edf", "edf/python-mpi.toml",
+        "edf/python-mpi.sarus.toml", "sbatch.sh", "manifest.json", "report.json", "report.xml", "lock.yaml", "oci/blobs",
+    } - {"oci/blobs"}  # fmt: skip
+
+
+@pytest.mark.parametrize("uarch", ["x86_64", "aarch64"])
+def test_every_check_passed_inside_the_image(builds, uarch):
+    found = report(builds[uarch])
+    assert found["outcome"] == "passed"
+    assert found["image"] == manifest(builds[uarch])["squashfs"]["sha256"]
+    assert found["emulated"] == (uarch != platform.machine())
+    outcomes = {result["check"]: result["outcome"] for result in found["results"]}
+    assert {"elf-machine", "elf-needed", "wheel-record", "python-starts", "imports", "allreduce-mpi"} <= set(outcomes)
+    assert set(outcomes.values()) == {"passed"}
+    mpi = next(result for result in found["results"] if result["check"] == "allreduce-mpi")
+    assert mpi["measured"]
+
+
+@pytest.mark.parametrize("uarch", ["x86_64", "aarch64"])
+def test_the_digest_is_that_of_the_file(builds, uarch):
+    with (builds[uarch] / "image.squashfs").open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == manifest(builds[uarch])["squashfs"]["sha256"]
+
+
+def test_programs_run_inside(builds, uenv):
+    script = "import platform, numpy, sys; print(platform.machine(), numpy.arange(4).sum(), sys.prefix)"
+    for uarch, folder in builds.items():
+        assert uenv.ok("exec", str(folder), "--", "python3", "-c", script).stdout.split() == [uarch, "6", "/usr"]
+
+
+def test_exec_passes_the_exit_code_and_the_environment_on(builds, uenv):
+    folder = str(builds[platform.machine()] / "image.squashfs")
+    assert uenv.run("exec", folder, "--", "sh", "-c", "exit 42").code == 42
+    shown = uenv.ok("exec", folder, "--", "env", HOME="/somewhere", SECRET="x").stdout
+    assert "SECRET" not in shown
+    assert "LANG=C.UTF-8" in shown
+
+
+def test_dpkg_and_pip_metadata_are_there(builds, uenv):
+    folder = str(builds[platform.machine()])
+    assert "python3.13-minimal" in uenv.ok("exec", folder, "--", "dpkg", "-l").stdout
+    code = "import importlib.metadata as m; print(m.version('numpy'), m.distribution('numpy').read_text('INSTALLER'))"
+    assert "uenv-builder" in uenv.ok("exec", folder, "--", "python3", "-c", code).stdout
+
+
+def test_a_second_build_runs_nothing(builds, uenv):
+    document = uenv.ok("build", RECIPE, "--uarch", "x86_64", "--locked", "--offline", "--json").document
+    assert document["built"] == []
+    assert document["manifest"]["squashfs"] == manifest(builds["x86_64"])["squashfs"]
+
+
+def test_an_empty_store_another_folder_and_one_job_give_the_same_bytes(builds, session_cache, tmp_path):
+    cache = tmp_path / "other-cache"
+    shutil.copytree(session_cache / "downloads", cache / "downloads", copy_function=os.link)
+    uenv = Uenv(tmp_path / "elsewhere", cache)
+    uenv.folder.mkdir()
+    arguments = ("build", RECIPE, "--uarch", "aarch64", "--locked", "--offline", "--no-test", "--jobs", "1", "--json")
+    document = uenv.ok(*arguments, TZ="Asia/Tokyo", LC_ALL="C").document
+    assert len(document["built"]) == len(document["manifest"]["steps"])
+    first = manifest(builds["aarch64"])
+    assert document["manifest"]["squashfs"] == first["squashfs"]
+    assert document["manifest"]["oci"] == first["oci"]
+    assert document["manifest"]["plan"] == first["plan"]
+
+
+def listing_of_squashfs(image: Path, folder: Path) -> dict[str, tuple]:
+    subprocess.run(["unsquashfs", "-quiet", "-no-progress", "-d", folder, image], check=True, stdout=subprocess.DEVNULL)
+    found = {}
+    for path in folder.rglob("*"):
+        status, name = path.lstat(), str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = ("link", os.readlink(path))
+        elif path.is_dir():
+            found[name] = ("dir", status.st_mode & 0o7777)
+        else:
+            found[name] = ("file", status.st_mode & 0o7777, hashlib.sha256(path.read_bytes()).hexdigest(), int(status.st_mtime))
+    return found
+
+
+def listing_of_oci(folder: Path) -> dict[str, tuple]:
+    index = json.loads((folder / "index.json").read_text())
+    blob = lambda digest: folder / "blobs/sha256" / digest.removeprefix("sha256:")  # noqa: E731
+    layers = json.loads(blob(index["manifests"][0]["digest"]).read_text())["layers"]
+    found = {}
+    for layer in layers:
+        with blob(layer["digest"]).open("rb") as packed:
+            stream = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    name = member.name.rstrip("/")
+                    if member.issym():
+                        found[name] = ("link", member.linkname)
+                    elif member.isdir():
+                        found[name] = ("dir", member.mode)
+                    elif member.islnk():
+                        found[name] = found[member.linkname]
+                    else:
+                        digest = hashlib.sha256(archive.extractfile(member).read()).hexdigest()
+                        found[name] = ("file", member.mode, digest, int(member.mtime))
+    return found
+
+
+def test_both_images_hold_the_same(builds, tmp_path):
+    squashfs = listing_of_squashfs(builds["aarch64"] / "image.squashfs", tmp_path / "tree")
+    oci = listing_of_oci(builds["aarch64"] / "oci")
+    assert set(squashfs) == set(oci)
+    assert squashfs == oci
+
+
+def test_the_image_has_what_enroot_wants_and_nothing_that_it_refuses(builds, tmp_path):
+    tree = listing_of_squashfs(builds["x86_64"] / "image.squashfs", tmp_path / "tree")
+    for name in ("etc/rc", "etc/environment", "etc/fstab", "etc/profile.d/zz-uenv.sh", "bin", "usr/bin/sh"):
+        assert name in tree, name
+    assert all(kind in {"file", "dir", "link"} for kind, *_ in tree.values())
+    assert not [name for name, (kind, *more) in tree.items() if kind == "file" and more[0] & 0o7000]
+    login = subprocess.run(["stat", "-c", "%F", tmp_path / "tree/dev"], capture_output=True, text=True, check=True)
+    assert login.stdout.strip() == "directory"
+    assert not list((tmp_path / "tree/dev").iterdir())
+
+
+def test_a_login_shell_keeps_the_environment(builds, uenv):
+    folder = str(builds[platform.machine()])
+    assert "/usr/local/bin" in uenv.ok("exec", folder, "--", "bash", "-lc", "echo $PATH").stdout
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_a_build_that_is_killed_is_finished_by_the_next_one(builds, session_cache, tmp_path, signal_number):
+    cache = tmp_path / "cache"
+    shutil.copytree(session_cache / "downloads", cache / "downloads", copy_function=os.link)
+    uenv = Uenv(tmp_path, cache)
+    arguments = ("build", RECIPE, "--uarch", "x86_64", "--locked", "--offline", "--no-test", "--json")
+    for delay in (1.5, 3.0, 5.0):
+        process = subprocess.Popen(
+            uenv.command(*arguments), cwd=tmp_path, env=uenv.environment(), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(delay)
+        process.send_signal(signal_number)
+        code = process.wait(timeout=60)
+        if code == 0:
+            break
+        assert code == (130 if signal_number == signal.SIGINT else -signal.SIGKILL)
+        assert not (tmp_path / "build/python-mpi-1.0-x86_64").exists()
+    document = uenv.ok(*arguments).document
+    assert document["manifest"]["squashfs"] == manifest(builds["x86_64"])["squashfs"]
+
+
+def test_two_builds_at_once_give_the_same(builds, session_cache, tmp_path):
+    cache = tmp_path / "cache"
+    shutil.copytree(session_cache / "downloads", cache / "downloads", copy_function=os.link)
+    uenv = Uenv(tmp_path, cache)
+    command = uenv.command("build", RECIPE, "--uarch", "x86_64", "--locked", "--offline", "--no-test", "--json")
+    running = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=uenv.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for _ in range(2)
+    ]
+    documents = [json.loads(process.communicate(timeout=300)[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    digests = {document["manifest"]["squashfs"]["sha256"] for document in documents}
+    assert digests == {manifest(builds["x86_64"])["squashfs"]["sha256"]}
+    steps = len(documents[0]["manifest"]["steps"])
+    assert sum(len(document["built"]) for document in documents) == steps
+
+
+def test_a_damaged_download_is_found_and_fetched_again_or_named(builds, session_cache, tmp_path):
+    cache = tmp_path / "cache"
+    shutil.copytree(session_cache / "downloads", cache / "downloads")
+    victim = max((cache / "downloads").glob("*/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    uenv = Uenv(tmp_path, cache)
+    outcome = uenv.run("cache", "verify", "--json")
+    assert outcome.code == 5
+    assert victim.name in outcome.document["damaged"][0]["entry"]
+    assert not victim.exists()
+    outcome = uenv.run("build", RECIPE, "--uarch", "x86_64", "--locked", "--offline", "--no-test")
+    assert outcome.code in {0, 9}  # 9: it was one of the files of this target, and --offline forbids to fetch it
+
+
+def test_a_failed_check_fails_the_build_and_says_why(builds, uenv):
+    recipe = uenv.folder / "recipe.yaml"
+    relative = os.path.relpath(RECIPE, uenv.folder)
+    recipe.write_text(f"extends: {relative}\nchecks:\n  imports:\n    modules: [no_such_module]\n")
+    shutil.copy(f"{RECIPE}/x86_64.lock.yaml", uenv.folder)
+    outcome = uenv.run("build", str(recipe), "--uarch", "x86_64", "--locked", "--offline", "--json")
+    assert outcome.code == 7
+    found = report(uenv.folder / outcome.document["folder"])
+    assert found["outcome"] == "failed"
+    assert any("no_such_module" in json.dumps(result) for result in found["results"] if result["outcome"] == "failed")
+
+
+def test_an_output_folder_that_is_no_build_is_left_alone(builds, uenv):
+    precious = uenv.folder / "home"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("x")
+    outcome = uenv.run("build", RECIPE, "--uarch", "x86_64", "--locked", "--output", str(precious), "--no-test")
+    assert outcome.code == 2
+    assert (precious / "thesis.tex").exists()
+
+
+def test_inspect_shows_versions_digests_and_the_verdict(builds, uenv):
+    document = uenv.ok("inspect", str(builds["x86_64"]), "--json").document
+    assert document["outcome"] == "passed"
+    assert "sha256:" in uenv.ok("inspect", str(builds["x86_64"])).stdout
