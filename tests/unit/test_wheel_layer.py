@@ -221,3 +221,99 @@ def test_huge_claimed_sizes(tmp_path):
 def test_wheels_that_are_not_what_they_say(tmp_path, files, name, text):
     with pytest.raises(BuildError, match=text):
         install(write_wheel(tmp_path, files, name=name))
+
+
+def test_dates_that_are_none_or_too_late(tmp_path):
+    wheel = write_wheel(tmp_path, {"demo/a.py": b"a = 1\n", "demo/b.py": b"b = 1\n"})
+    content = bytearray(wheel.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    for stamp in (bytes(4), bytes(2) + ((127 << 9) | (5 << 5) | 5).to_bytes(2, "little")):
+        at = content.index(b"PK\x01\x02", directory) + 12
+        content[at : at + 4] = stamp
+        directory = at
+    wheel.write_bytes(content)
+    found = install(wheel)
+    assert found[f"{PACKAGES}/demo/a.py"][0].mtime == 315532800
+    assert found[f"{PACKAGES}/demo/b.py"][0].mtime == 2**32 - 1
+
+
+def test_large_programs_among_the_scripts_are_streamed(tmp_path):
+    program = b"\x7fELF" + bytes(65 << 20)
+    wheel = write_wheel(tmp_path, {"demo-1.0.data/scripts/tool": program})
+    for entry in wheel_entries(wheel, TARGET, name=wheel.name):
+        if entry.path == "usr/local/bin/tool":
+            assert not isinstance(entry.content, io.BytesIO)
+            assert (entry.mode, entry.content.read()) == (0o755, program)
+            break
+    else:
+        pytest.fail("the script is missing")
+
+
+def test_byte_code_that_a_wheel_brings_gives_way_to_ours(tmp_path):
+    files = {"demo/a.py": b"a = 1\n", "demo/__pycache__/a.cpython-313.pyc": b"stale"}
+    cache = f"{PACKAGES}/demo/__pycache__/a.cpython-313.pyc"
+    wheel = write_wheel(tmp_path, files)
+    assert install(wheel)[cache][1] == b"stale"
+    assert install(wheel, Compiler())[cache][1] != b"stale"
+
+
+def test_an_entry_point_wins_over_a_script_of_its_name(tmp_path):
+    files = {
+        "demo-1.0.data/scripts/run": b"#!python\nold\n",
+        "demo-1.0.dist-info/entry_points.txt": b"[console_scripts]\nrun = demo:x\n",
+    }
+    assert b"from demo import x" in install(write_wheel(tmp_path, files))["usr/local/bin/run"][1]
+
+
+def test_what_an_installer_writes_is_not_taken_from_the_wheel(tmp_path):
+    names = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws", "RECORD.p7s")
+    wheel = write_wheel(tmp_path, {f"demo-1.0.dist-info/{name}": b"theirs" for name in names})
+    found = {path.rpartition("/")[2]: content for path, (_, content) in install(wheel).items() if ".dist-info/" in path}
+    assert set(found) == {"METADATA", "WHEEL", "INSTALLER", "RECORD"}
+    assert found["INSTALLER"] == b"uenv-builder\n"
+
+
+def test_metadata_of_another_package(tmp_path):
+    metadata = {"demo-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: other\nVersion: 1.0\n"}
+    with pytest.raises(BuildError, match="METADATA is that of other"):
+        install(write_wheel(tmp_path, metadata))
+
+
+@pytest.mark.parametrize("row", ["sha512={sha512},4", "sha256={sha256},", "sha384={sha384},4"])
+@pytest.mark.parametrize("content", [b"good", b"evil"])
+def test_rows_with_other_hashes_or_without_a_size_hold_too(tmp_path, row, content):
+    values = {
+        kind: base64.urlsafe_b64encode(hashlib.new(kind, b"good").digest()).rstrip(b"=").decode()
+        for kind in ("sha256", "sha384", "sha512")
+    }
+    wheel = write_wheel(tmp_path, {"demo/x.bin": content}, record=f"demo/x.bin,{row.format(**values)}\n".encode())
+    if content == b"evil":
+        with pytest.raises(BuildError) as caught:
+            install(wheel)
+        assert caught.value.diagnostics[0].rule == "record-mismatch"
+    else:
+        found = install(wheel)
+        rows = found[f"{PACKAGES}/demo-1.0.dist-info/RECORD"][1].decode().splitlines()
+        assert f"demo/x.bin,{digest(content)},4" in rows
+
+
+def test_files_that_record_does_not_list_are_installed_and_listed(tmp_path):
+    wheel = write_wheel(tmp_path, {"demo/x.bin": b"more"}, record=b"demo-1.0.dist-info/RECORD,,\n")
+    found = install(wheel)
+    assert found[f"{PACKAGES}/demo/x.bin"][1] == b"more"
+    assert f"demo/x.bin,{digest(b'more')},4" in found[f"{PACKAGES}/demo-1.0.dist-info/RECORD"][1].decode()
+
+
+def test_a_file_where_a_folder_is(tmp_path):
+    with pytest.raises(BuildError, match="below that"):
+        install(write_wheel(tmp_path, {"demo/a": b"1", "demo/a/b": b"2"}))
+
+
+@pytest.mark.parametrize(
+    "text", ["x = demo:f()", "x = demo;import os:f", "x = demo:a..b", "x = 1demo:f", "../x = demo:f"]
+)
+def test_entry_points_that_are_no_plain_references(tmp_path, text):
+    listed = {"demo-1.0.dist-info/entry_points.txt": f"[console_scripts]\n{text}\n".encode()}
+    with pytest.raises(BuildError) as caught:
+        install(write_wheel(tmp_path, listed))
+    assert caught.value.diagnostics[0].rule == "wheel-entry-points"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol, cast
 
@@ -19,6 +20,8 @@ from uenv_builder.system.process import PIPE, start
 _LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 _MULTIARCH = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
 _LENGTH = struct.Struct("<II")
+_SECONDS, _BYTES_A_SECOND = 120.0, 50_000
+"""How long a process may take, to start and for its sources: a slow machine compiles twenty times as many."""
 
 
 class ByteCompiler(Protocol):
@@ -63,24 +66,48 @@ class NativeCompiler:
             for path, content in sources:
                 name = f"/{path}".encode()
                 request.write(_LENGTH.pack(len(name), len(content)) + name + content)
+            limit = _SECONDS + request.tell() / _BYTES_A_SECOND
             request.seek(0)
-            process = start(self._command, env=env, stdin=request, stdout=PIPE, stderr=messages)
-            with cast("IO[bytes]", process.stdout) as answers:
-                compiled = dict(_read_answers(answers, [path for path, _ in sources]))
-            if process.wait() != 0:
+            code, answers = _run(self._command, env, (request, messages), limit)
+            if code != 0 or len(answers) != len(sources):
                 messages.seek(0)
-                tail = messages.read()[-2000:].decode(errors="replace")
-                raise BuildError(f"compiling Python sources failed:\n{tail}", rule="byte-compile")
-        return compiled
+                raise _failure(sources, len(answers), code, messages.read())
+        return {path: code for (path, _), code in zip(sources, answers, strict=True) if code}
 
 
-def _read_answers(answers: IO[bytes], paths: Sequence[str]) -> list[tuple[str, bytes]]:
-    found = []
-    for path in paths:
-        head = answers.read(4)
-        if len(head) < 4:
-            break
+def _run(
+    command: Sequence[str], env: dict[str, str], files: tuple[IO[bytes], IO[bytes]], limit: float
+) -> tuple[int, list[bytes]]:
+    """The exit code and all answers of a process that reads the first file, complains into the second one, and is
+    killed after `limit` seconds.
+    """
+    process = start(command, env=env, stdin=files[0], stdout=PIPE, stderr=files[1])
+    clock = threading.Timer(limit, process.kill)
+    clock.start()
+    try:
+        with cast("IO[bytes]", process.stdout) as stream:
+            answers = list(_read_answers(stream))
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        code = process.wait()
+        clock.cancel()
+    return code, answers
+
+
+def _read_answers(stream: IO[bytes]) -> Iterator[bytes]:
+    while len(head := stream.read(4)) == 4:
         (size,) = struct.unpack("<I", head)
-        if size:
-            found.append((path, answers.read(size)))
-    return found
+        if len(code := stream.read(size)) == size:
+            yield code
+
+
+def _failure(sources: Sequence[tuple[str, bytes]], answered: int, code: int, messages: bytes) -> BuildError:
+    place = f" at /{sources[answered][0]}" if answered < len(sources) else ""
+    ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit {code}"
+    tail = "".join(f"\n    {line}" for line in messages[-2000:].decode(errors="replace").splitlines())
+    return BuildError(
+        f"the Python that compiles sources {ending}{place}{tail}", rule="byte-compile",
+        hint="set `python: {byte_compile: false}` in the recipe to do without byte code",
+    )  # fmt: skip

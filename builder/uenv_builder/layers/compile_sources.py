@@ -30,7 +30,7 @@ def main() -> None:
         path = source.read(int.from_bytes(head[:4], "little")).decode()
         compiled = compile_source(path, source.read(int.from_bytes(head[4:], "little")))
         answers.write(len(compiled).to_bytes(4, "little") + compiled)
-    answers.flush()
+        answers.flush()  # so that the count of answers tells which source this process dies of
 
 
 if __name__ == "__main__":

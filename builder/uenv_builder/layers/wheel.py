@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import calendar
 import csv
 import email.parser
-import hashlib
 import io
 import posixpath
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from uenv_builder.layers.bytecode import ByteCompiler
 from uenv_builder.layers.safe_paths import safe_path
-from uenv_builder.layers.wheel_scripts import entry_point_scripts, with_interpreter
+from uenv_builder.layers.wheel_content import (
+    ZIP_ERRORS,
+    CheckedContent,
+    Digest,
+    Recorded,
+    digest_of,
+    matches,
+    measure,
+    read_record,
+)
+from uenv_builder.layers.wheel_scripts import PLACEHOLDER, entry_point_scripts, with_interpreter
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError
 
@@ -31,6 +38,9 @@ _LARGEST = 64 << 30
 """Bytes that one wheel may unpack to; torch's largest companion has about two."""
 _IN_MEMORY = 64 << 20
 _ENCRYPTED = 1
+_EARLIEST, _LATEST = 315532800, 2**32 - 1  # 1980, where a zip's clock begins; the last second that squashfs can keep
+_NOT_KEPT = ("RECORD", "RECORD.jws", "RECORD.p7s", "REQUESTED", "direct_url.json")
+"""Of .dist-info: what an installer writes itself, and signatures of the RECORD that is written anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +54,13 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One file of the wheel: its name there, where it goes, and the sha256 (base64, no padding) and size in RECORD."""
+    """One file of the wheel: its name there, where it goes, and its row in RECORD."""
 
     info: zipfile.ZipInfo
     name: str
     path: str
     mode: int
-    recorded: tuple[str, int] | None
+    recorded: Recorded | None
     is_script: bool = False
 
 
@@ -68,11 +78,10 @@ def wheel_entries(
     try:
         with zipfile.ZipFile(wheel) as archive:
             yield from _with_parents(_Wheel(name, archive, target).entries(compiler))
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise BuildError(f"{name}: is damaged: {error}", rule="wheel-damaged", hint=_DAMAGED) from error
 
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _DAMAGED = "`uenv cache verify` drops damaged downloads; if it is as published, another version of the package may do"
 
 
@@ -94,13 +103,13 @@ class _Wheel:
         self._infos = self._checked_infos()
         self._dist_info = self._find_dist_info()
         self._require_version()
-        self._record = self._read_record()
+        self._require_metadata()
+        self._record = read_record(self._read(f"{self._dist_info}/RECORD").decode("utf-8", errors="replace"))
         self._members = sorted(
             (self._place(name, info) for name, info in self._infos.items()), key=lambda member: member.path
         )
         self._refuse_collisions()
-        times = [calendar.timegm((*info.date_time, 0, 0, 0)) for info in self._infos.values()]
-        self._newest = max(times, default=0)
+        self._newest = max(map(_time_of, self._infos.values()))
 
     def _fail(self, reason: str, rule: str = "wheel-invalid") -> BuildError:
         return BuildError(f"{self._name}: {reason}", rule=rule, hint=_DAMAGED)
@@ -141,6 +150,13 @@ class _Wheel:
         if version.split(".", maxsplit=1)[0] != "1":
             raise self._fail(f"has wheel format {version or 'unknown'}; 1.x is read here")
 
+    def _require_metadata(self) -> None:
+        headers = email.parser.BytesParser().parsebytes(self._read(f"{self._dist_info}/METADATA"), headersonly=True)
+        name, _, version = self._dist_info.removesuffix(".dist-info").rpartition("-")
+        found = str(headers.get("Name", "")), str(headers.get("Version", ""))
+        if canonicalize_name(found[0]) != canonicalize_name(name) or not _is_version(version, found[1]):
+            raise self._fail(f"its METADATA is that of {found[0] or 'nothing'} {found[1]}")
+
     def _read(self, path: str) -> bytes:
         if path not in self._infos:
             raise self._fail(f"has no {path}")
@@ -152,14 +168,6 @@ class _Wheel:
         if len(content) != info.file_size:
             raise self._fail(f"{path} has another size than it claims", "wheel-too-large")
         return content
-
-    def _read_record(self) -> dict[str, tuple[str, int]]:
-        found = {}
-        text = self._read(f"{self._dist_info}/RECORD").decode("utf-8", errors="replace")
-        for row in csv.reader(text.splitlines()):
-            if len(row) == 3 and row[1].startswith("sha256=") and row[2].isdigit():
-                found[row[0].replace("\\", "/")] = (row[1].removeprefix("sha256=").rstrip("="), int(row[2]))
-        return found
 
     def _place(self, name: str, info: zipfile.ZipInfo) -> _Member:
         mode = 0o755 if (info.external_attr >> 16) & 0o111 else 0o644
@@ -187,32 +195,52 @@ class _Wheel:
         if len(set(paths)) != len(paths):
             double = next(path for path in paths if paths.count(path) > 1)
             raise self._fail(f"two of its files go to {double}")
+        taken = set(paths)
+        for path in paths:
+            if below := next((parent for parent in PurePosixPath(path).parents if str(parent) in taken), None):
+                raise self._fail(f"one of its files goes to {below}, another one below that")
 
     def entries(self, compiler: ByteCompiler | None) -> Iterator[Entry]:
         """Modules first, kept for the compiler, then byte code, scripts and the rest, RECORD last."""
-        record: dict[str, tuple[str, int] | None] = {}
+        record: dict[str, Digest | None] = {}
         sources: list[tuple[str, bytes]] = []
+        own = list(self._own_files())
+        replaced = self._replaced(compiles=compiler is not None) | {path for path, _, _ in own}
         for member in self._members:
-            if member.name in {f"{self._dist_info}/RECORD", f"{self._dist_info}/INSTALLER"}:
+            if member.path in replaced:
                 continue
             compiles = compiler is not None and self._is_module(member)
-            content = self._small_content(member) if compiles or member.is_script else None
+            content = self._small_content(member) if compiles or self._has_placeholder(member) else None
             if compiles and content is not None:
                 sources.append((member.path, content))
-            entry, digest = self._entry(member, content)
-            record[member.path] = digest
+            entry, record[member.path] = self._entry(member, content)
             yield entry
         for path, content in sorted(compiler.compile(sources).items()) if compiler else ():
             cache = _cache_path(path, self._target)
             record[cache] = None
             yield self._generated(cache, content)
-        for path, content, mode in self._own_files():
-            record[path] = _digest(content)
+        for path, content, mode in own:
+            record[path] = digest_of(content)
             yield self._generated(path, content, mode)
         yield self._generated(f"{self._target.packages}/{self._dist_info}/RECORD", self._record_text(record))
 
+    def _replaced(self, *, compiles: bool) -> set[str]:
+        """Where files of the wheel give way to ours; byte code that it brings is older than its sources, or theirs."""
+        found = {f"{self._target.packages}/{self._dist_info}/{name}" for name in _NOT_KEPT}
+        if compiles:
+            found |= {_cache_path(member.path, self._target) for member in self._members if self._is_module(member)}
+        return found
+
     def _is_module(self, member: _Member) -> bool:
-        return member.path.endswith(".py") and member.path.startswith(f"{self._target.packages}/")
+        inside = member.path.startswith(f"{self._target.packages}/")
+        return inside and member.path.endswith(".py") and member.info.file_size <= _IN_MEMORY
+
+    def _has_placeholder(self, member: _Member) -> bool:
+        """Whether it is a script whose first line is to be set; others may be large programs."""
+        if not member.is_script:
+            return False
+        with self._archive.open(member.info) as script:
+            return script.read(len(PLACEHOLDER)) == PLACEHOLDER
 
     def _small_content(self, member: _Member) -> bytes:
         content = self._read_member(member)
@@ -220,32 +248,35 @@ class _Wheel:
 
     def _read_member(self, member: _Member) -> bytes:
         content = self._read(member.name)
-        if member.recorded is not None and _digest(content) != member.recorded:
+        if not matches(content, member.recorded):
             raise self._mismatch(member)
         return content
 
     def _mismatch(self, member: _Member) -> BuildError:
         return self._fail(f"{member.name} is not the file that its RECORD lists", "record-mismatch")
 
-    def _entry(self, member: _Member, content: bytes | None) -> tuple[Entry, tuple[str, int]]:
-        mtime = calendar.timegm((*member.info.date_time, 0, 0, 0))
-        if content is None and member.recorded is None:
-            content = self._read_member(member)
+    def _entry(self, member: _Member, content: bytes | None) -> tuple[Entry, Digest]:
         if content is not None:
-            entry = Entry(
-                path=member.path, kind="file", mode=member.mode, mtime=mtime, size=len(content),
-                content=io.BytesIO(content),
-            )  # fmt: skip
-            return entry, _digest(content)
-        recorded = cast("tuple[str, int]", member.recorded)
-        if member.info.file_size != recorded[1]:
-            raise self._mismatch(member)
-        stream = _CheckedContent(self._archive.open(member.info), recorded, self._mismatch(member))
+            digest, stream = digest_of(content), cast("BinaryIO", io.BytesIO(content))
+        else:
+            digest = self._expected(member)
+            checked = CheckedContent(self._archive.open(member.info), digest, lambda: self._mismatch(member))
+            stream = cast("BinaryIO", checked)
+        mtime = _time_of(member.info)
         entry = Entry(
-            path=member.path, kind="file", mode=member.mode, mtime=mtime, size=recorded[1],
-            content=cast("BinaryIO", stream),
+            path=member.path, kind="file", mode=member.mode, mtime=mtime, size=digest[1], content=stream
         )  # fmt: skip
-        return entry, recorded
+        return entry, digest
+
+    def _expected(self, member: _Member) -> Digest:
+        """What RECORD says, which reading will prove; read beforehand what it says nothing of, or in another hash."""
+        digest = member.recorded.digest if member.recorded else None
+        if digest is None:
+            with self._archive.open(member.info) as content:
+                digest = measure(content, member.recorded)
+        if digest is None or digest[1] != member.info.file_size:
+            raise self._mismatch(member)
+        return digest
 
     def _own_files(self) -> Iterator[tuple[str, bytes, int]]:
         listed = self._infos.get(f"{self._dist_info}/entry_points.txt")
@@ -255,7 +286,7 @@ class _Wheel:
                 yield f"{self._target.prefix}/bin/{script.name}", script.content, 0o755
         yield f"{self._target.packages}/{self._dist_info}/INSTALLER", f"{INSTALLER}\n".encode(), 0o644
 
-    def _record_text(self, record: dict[str, tuple[str, int] | None]) -> bytes:
+    def _record_text(self, record: dict[str, Digest | None]) -> bytes:
         base = self._target.packages
         rows: list[tuple[str, str, str]] = [(f"{self._dist_info}/RECORD", "", "")]
         for path, digest in record.items():
@@ -271,41 +302,17 @@ class _Wheel:
         )  # fmt: skip
 
 
-class _CheckedContent:
-    """A member's content that raises at its end when it was not what RECORD says."""
-
-    def __init__(self, member: IO[bytes], recorded: tuple[str, int], mismatch: BuildError) -> None:
-        self._member = member
-        self._recorded = recorded
-        self._mismatch = mismatch
-        self._digest = hashlib.sha256()
-        self._count = 0
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        try:
-            data = self._member.read(size)
-        except _ZIP_ERRORS as error:
-            raise self._mismatch from error
-        self._digest.update(data)
-        self._count += len(data)
-        if self._count > self._recorded[1]:
-            raise self._mismatch
-        if not data or self._count == self._recorded[1]:
-            found = base64.urlsafe_b64encode(self._digest.digest()).rstrip(b"=").decode()
-            if (found, self._count) != self._recorded:
-                raise self._mismatch
-        return data
-
-
-def _digest(content: bytes) -> tuple[str, int]:
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
-    return digest.decode(), len(content)
-
-
-def _is_version(text: str, version: Version) -> bool:
+def _time_of(info: zipfile.ZipInfo) -> int:
+    """The file's time, taken as UTC; of a date that is none (some tools write zeros), the earliest of a zip."""
     try:
-        return Version(text.replace("_", "-")) == version
+        return min(calendar.timegm((*info.date_time, 0, 0, 0)), _LATEST)
+    except ValueError:
+        return _EARLIEST
+
+
+def _is_version(text: str, version: Version | str) -> bool:
+    try:
+        return Version(text.replace("_", "-")) == Version(str(version))
     except InvalidVersion:
         return False
 

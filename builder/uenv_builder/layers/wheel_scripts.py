@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from uenv_builder.model.errors import BuildError
 
 _GROUPS = ("console_scripts", "gui_scripts")
-_REFERENCE = re.compile(r"(?P<module>[\w.]+)\s*:\s*(?P<attribute>[\w.]+)\s*(\[.*\])?$")
+_DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_REFERENCE = re.compile(rf"(?P<module>{_DOTTED})\s*:\s*(?P<attribute>{_DOTTED})\s*(\[.*\])?$")
 _NAME = re.compile(r"[^/\\\x00-\x1f]+$")
-_PLACEHOLDER = re.compile(rb"^#!pythonw?[^\n]*")
+PLACEHOLDER = b"#!python"
+"""How a script of a wheel begins whose first line is to name the interpreter (PEP 427)."""
+_FIRST_LINE = re.compile(rb"\A" + re.escape(PLACEHOLDER) + rb"[^\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +65,4 @@ def _script(python: str, module: str, attribute: str) -> bytes:
 
 def with_interpreter(content: bytes, python: str) -> bytes:
     """A wheel's script whose first line says `#!python`, with the interpreter's path in its place (PEP 427)."""
-    return _PLACEHOLDER.sub(f"#!{python}".encode(), content, count=1)
+    return _FIRST_LINE.sub(f"#!{python}".encode(), content, count=1)
