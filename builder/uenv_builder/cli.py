@@ -350,7 +350,10 @@ def execute(
     debug: DebugOption = False,  # noqa: ARG001
 ) -> int:
     """Run a command inside an image, with the image's own environment and a throw-away writable layer."""
-    return executing.execute(image, command or [], binds=bind or [], network=network)
+    words = list(command or [])
+    # Options end at IMAGE, so that the command's own reach it; the usual -- after it is only a mark.
+    argv = words[1:] if words[:1] == ["--"] else words
+    return executing.execute(image, argv, binds=bind or [], network=network)
 
 
 @app.command(epilog="Example: uenv inspect build/pytorch-2.14-gh200 --json")

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-
-from tests.conftest import ROOT, Uenv
+from uenv_command import ROOT, Uenv
 
 pytestmark = pytest.mark.network
 RECIPE = str(ROOT / "recipes/python-mpi/1.0")
