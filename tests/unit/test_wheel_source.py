@@ -30,6 +30,10 @@ def wheel_bytes(name, version, requires=()):
     return stream.getvalue()
 
 
+def digest_of(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 class Server:
     """A simple repository API on loopback: `add` files, read `url`; every request's path is kept in `asked`."""
 
@@ -37,6 +41,7 @@ class Server:
         self.form = form
         self.files = {}
         self.yanked = {}
+        self.metadata = {}
         self.asked = []
         server = self
 
@@ -70,6 +75,8 @@ class Server:
 
     def answer(self, path):
         top, _, rest = path.strip("/").partition("/")
+        if top == "files" and rest.removesuffix(".metadata") in self.metadata:
+            return "text/plain", self.metadata[rest.removesuffix(".metadata")]
         if top == "files" and rest in self.files:
             return "application/octet-stream", self.files[rest][1]
         found = {file: content for file, (name, content) in self.files.items() if name == rest}
@@ -83,6 +90,7 @@ class Server:
                 "filename": file, "url": f"/files/{file}", "size": len(content), "yanked": self.yanked.get(file, False),
                 "hashes": {"sha256": hashlib.sha256(content).hexdigest()},
             }
+            | ({"core-metadata": {"sha256": digest_of(self.metadata[file])}} if file in self.metadata else {})
             for file, content in found.items()
         ]  # fmt: skip
         page = {"meta": {"api-version": "1.0"}, "name": name, "files": files}
@@ -92,6 +100,7 @@ class Server:
         links = [
             f'<a href="/files/{file}#sha256={hashlib.sha256(content).hexdigest()}"'
             + (f' data-yanked="{self.yanked[file]}"' if file in self.yanked else "")
+            + (f' data-core-metadata="sha256={digest_of(self.metadata[file])}"' if file in self.metadata else "")
             + f">{file}</a>"
             for file, content in found.items()
         ]
@@ -479,3 +488,27 @@ def test_what_torch_was_built_for(found, expected):
 
 def test_without_torch_there_is_no_accelerator():
     assert read_accelerator(wheels(**CUDA)) is None
+
+
+@pytest.mark.parametrize(("machine", "variant"), [("aarch64", "cpu"), ("x86_64", "cuda")])
+def test_torch_tells_itself_whether_it_needs_cuda(server, machine, variant):
+    file = server.add("torch", "2.10.0", f"cp313-cp313-manylinux_2_28_{machine}")
+    marker = "platform_system == 'Linux' and platform_machine == 'x86_64'"
+    server.metadata[file] = (
+        f"Metadata-Version: 2.1\nName: torch\nVersion: 2.10.0\nRequires-Dist: sympy\n"
+        f"Requires-Dist: nvidia-cudnn-cu13==9.24.0.43; {marker}\n"
+    ).encode()
+    index = PythonIndex(url=server.url)
+    found = [locked(server, file), *wheels(**CUDA)]
+    assert read_accelerator(found, index=index).variant == variant
+    index.close()
+
+
+def test_metadata_that_is_not_what_the_index_promised_is_not_believed(server):
+    file = server.add("torch", "2.10.0", "cp313-cp313-manylinux_2_28_aarch64")
+    server.metadata[file] = b"Metadata-Version: 2.1\nName: torch\nVersion: 2.10.0\n"
+    index = PythonIndex(url=server.url)
+    index.list_files("torch")
+    server.metadata[file] = b"Metadata-Version: 2.1\nName: torch\nVersion: 2.10.0\nRequires-Dist: nvidia-nccl-cu13\n"
+    assert index.read_requirements(locked(server, file)) is None
+    index.close()

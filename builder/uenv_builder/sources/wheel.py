@@ -116,7 +116,7 @@ def read_accelerator(wheels: Sequence[LockedWheel], *, index: PythonIndex | None
     if local:
         built_for_cuda = bool(tagged)
     elif requires is not None:
-        built_for_cuda = any(re.match(r"nvidia-(cuda-runtime|cudnn|nccl)\b|cuda-toolkit\b", text) for text in requires)
+        built_for_cuda = _requires_cuda(requires, torch.file)
     else:
         built_for_cuda = None not in versions.values()
     if not built_for_cuda:
@@ -126,6 +126,20 @@ def read_accelerator(wheels: Sequence[LockedWheel], *, index: PythonIndex | None
     return LockedAccelerator(
         torch=torch.version, variant="cuda", cuda=cuda, nccl=versions["nccl"], cudnn=versions["cudnn"]
     )
+
+
+def _requires_cuda(requires: Sequence[str], file: str) -> bool:
+    """Whether one of the requirements is a part of CUDA, on the machine that the wheel `file` is for."""
+    tag = next(iter(parse_wheel_filename(file)[3]))
+    python = re.sub(r"^cp3(\d+)$", r"3.\1", tag.interpreter)
+    target = {
+        "platform_machine": "aarch64" if tag.platform.endswith("aarch64") else "x86_64", "platform_system": "Linux",
+        "sys_platform": "linux", "os_name": "posix", "python_version": python, "python_full_version": f"{python}.0",
+        "extra": "",
+    }  # fmt: skip
+    parsed = [Requirement(text) for text in requires]
+    applying = [part.name for part in parsed if part.marker is None or part.marker.evaluate(target)]
+    return any(re.fullmatch(r"nvidia-(cuda-runtime|cudnn|nccl)(-cu\d+)?|cuda-toolkit", name) for name in applying)
 
 
 def target_tags(python: str, machine: str, glibc: tuple[int, int]) -> tuple[Tag, ...]:
