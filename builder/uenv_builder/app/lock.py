@@ -108,7 +108,7 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
         _require_known(upgrade.names, older)
     userland = _lock_userland(session, loaded, uarch, older, upgrade)
     python = _lock_python(session, loaded, uarch, debs=userland.packages, older=older, upgrade=upgrade)
-    accelerator = read_accelerator(python.wheels) if python else None
+    accelerator = read_accelerator(python.wheels, index=session.index) if python else None
     _require_pins(loaded, uarch, accelerator)
     newest = max(datetime.fromisoformat(release.date) for release in userland.releases)
     return Lock.model_validate(
