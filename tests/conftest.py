@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from uenv_command import Uenv
 
 

@@ -1,4 +1,4 @@
-"""The real torch of the package index, as aarch64 code, imported and reduced inside an image that was built from its wheel."""
+"""The real torch of the package index, as aarch64 code, imported and reduced inside an image of its wheel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import shutil
 
 import pytest
+
 from uenv_command import ROOT
 
 pytestmark = pytest.mark.network

@@ -139,7 +139,7 @@ def test_what_is_not_a_lock(text):
 
 
 def test_a_damaged_hash_in_a_lock_is_named():
-    with pytest.raises(LockError, match="userland.packages.0.sha256"):
+    with pytest.raises(LockError, match=r"userland\.packages\.0\.sha256"):
         parse_lock(dump_lock(LOCK).replace("a" * 64, "a" * 63), "x")
 
 

@@ -14,7 +14,7 @@ from uenv_builder.layers.bytecode import ByteCompiler, NativeCompiler
 from uenv_builder.layers.bytecode_modules import module_bytecode_entries
 from uenv_builder.layers.deb import deb_entries
 from uenv_builder.layers.finish import FinishRequest, finish_entries
-from uenv_builder.layers.safe_paths import merge_usr
+from uenv_builder.layers.safe_paths import SymlinkGuard, merge_usr
 from uenv_builder.layers.userland import userland_entries
 from uenv_builder.layers.wheel import Installation, wheel_entries
 from uenv_builder.model.entry import Entry
@@ -130,8 +130,15 @@ class LayerMaker:
 
         def unpack(into: Path) -> None:
             with self._session.listener.task(f"unpacking Python {self._python} for this machine"):
-                for path in paths:
-                    unpack_entries(deb_entries(path, newest=self._inputs.lock.epoch), into / "tree")
+                unpack_entries(self._guarded(paths), into / "tree")
 
         folder = self._session.store.step(digest_of(["interpreter", 1, [deb.sha256 for deb in debs]]), unpack)
         return NativeCompiler(folder / "tree", python=self._python, machine=machine)
+
+    def _guarded(self, debs: Sequence[Path]) -> Iterator[Entry]:
+        # These files lie on this machine's disk: no link of one package may lead another's files out of the folder.
+        guard = SymlinkGuard("the interpreter's packages")
+        for deb in debs:
+            for entry in deb_entries(deb, newest=self._inputs.lock.epoch):
+                guard.admit(entry.path, entry.kind)
+                yield entry

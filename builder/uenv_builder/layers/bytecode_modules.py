@@ -1,4 +1,4 @@
-"""Byte code of the Python modules that Debian's packages bring; their maintainer scripts would compile them at install."""
+"""Byte code of the Python modules that Debian's packages bring, as their maintainer scripts would make it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uenv_builder.system.layer_blob import read_files
 
 
 def module_bytecode_entries(userland: Layer, *, python: str, compiler: ByteCompiler, epoch: int) -> Iterator[Entry]:
-    """The `__pycache__` folders for the modules of Python `python` (3.13) and of Debian's dist-packages, parents first."""
+    """The `__pycache__` folders for the modules of Python `python` (3.13) and of dist-packages, parents first."""
     roots = (f"usr/lib/python{python}/", "usr/lib/python3/dist-packages/")
 
     def is_module(entry: IndexEntry) -> bool:

@@ -83,7 +83,7 @@ def _loader_cache(request: FinishRequest, links: Mapping[str, str], files: Mappi
     conf |= {f"/{path}": content for path, (content, _) in files.items() if _is_loader_conf(path)}
     folders = [folder.strip("/") for folder in search_folders(conf)]
     libraries = [SharedLibrary(PurePosixPath(path).name, f"/{path}") for path in links]
-    for folder, sonames in _sonames(request.layers, folders).items():
+    for folder, sonames in _sonames(request, folders).items():
         libraries += _in_folder(folder, sonames)
     order = {f"/{folder}": number for number, folder in enumerate(folders)}
     first: dict[str, SharedLibrary] = {}
@@ -96,9 +96,9 @@ def _is_loader_conf(path: str) -> bool:
     return path == "etc/ld.so.conf" or (path.startswith("etc/ld.so.conf.d/") and path.endswith(".conf"))
 
 
-def _sonames(layers: Sequence[Layer], folders: Sequence[str]) -> dict[str, dict[str, str]]:
+def _sonames(request: FinishRequest, folders: Sequence[str]) -> dict[str, dict[str, str]]:
     """By folder, by file name, the SONAME of each shared library there; links count with what they point at."""
-    wanted = set(folders)
+    layers, wanted = request.layers, set(folders)
     direct: dict[str, str] = {}
     targets: dict[str, str] = {}
     for layer in layers:
@@ -111,7 +111,7 @@ def _sonames(layers: Sequence[Layer], folders: Sequence[str]) -> dict[str, dict[
             targets.pop(entry.path, None)
             if entry.kind == "symlink":
                 targets[entry.path] = _resolved(entry.path, entry.target)
-            elif content is not None and (soname := soname_of(io.BytesIO(content.read()))):
+            elif content is not None and (soname := soname_of(io.BytesIO(content.read()), machine=request.machine)):
                 direct[entry.path] = soname
     found: dict[str, dict[str, str]] = {}
     for path in [*direct, *targets]:
@@ -154,6 +154,6 @@ def _in_folder(folder: str, sonames: Mapping[str, str]) -> list[SharedLibrary]:
             libraries.append(SharedLibrary(soname, f"/{folder}/{soname}"))
         else:
             libraries.append(SharedLibrary(soname, f"/{folder}/{name}"))
-        if name != soname and soname.startswith(name):  # the development link: libfoo.so for libfoo.so.1
+        if name != soname and name.endswith(".so") and soname.startswith(name):  # the development link: libfoo.so
             libraries.append(SharedLibrary(name, f"/{folder}/{name}"))
     return libraries

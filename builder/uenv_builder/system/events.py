@@ -1,4 +1,4 @@
-"""What the builder says of its progress while it works; a terminal, a CI log and a test each listen in their own way."""
+"""What the builder says of its progress while it works; a terminal, a log and a test each listen in their own way."""
 
 from __future__ import annotations
 

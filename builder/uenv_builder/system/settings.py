@@ -1,7 +1,7 @@
 """What a user or a site has set: mirrors, index, where recipes and systems are found.
 
-Precedence: command line, then the user's file, then the site's; what these leave open is asked of the environment and of
-the machine's own tools. Files are TOML:
+Precedence: command line, then the user's file, then the site's; what these leave open is asked of the environment and
+of the machine's own tools. Files are TOML:
 `$XDG_CONFIG_HOME/uenv-builder/config.toml` and `/etc/uenv-builder/config.toml` (`$UENV_SITE_CONFIG` names another).
 """
 
