@@ -21,7 +21,7 @@ SETTINGS = EdfSection(
 PATH = "/capstor/store/images/pytorch-2.14.squashfs"
 REFERENCE = "registry.example:5000/uenv/pytorch@sha256:" + "0" * 64
 REQUEST = EdfRequest(
-    label="pytorch/2.14:v1@daint%gh200", plan="0123456789abcdef" * 4, dialect="ce", image=PATH,
+    label="pytorch/2.14:v1@daint%gh200", content="0123456789abcdef" * 4, dialect="ce", image=PATH,
     system=SYSTEMS["daint"], network="hook-artifact", settings=SETTINGS,
 )  # fmt: skip
 

@@ -24,6 +24,8 @@ def render_user_files(prepared: Prepared, *, image: str | None = None) -> dict[s
     """
     label, system = prepared.selection.label, prepared.selection.system
     network, name = prepared.recipe.network, str(label.name)
+    # The id of the topmost layer stands for all content, and does not change with the machine's squashfs tools.
+    content = prepared.plan.layers()[-1].id
     place = image or f"{_SITE_IMAGES}/{label.name}-{label.version}-{label.uarch}.squashfs"
     reference = f"{_SITE_REGISTRY}/{name.lower()}:{label.version}"
 
@@ -31,7 +33,7 @@ def render_user_files(prepared: Prepared, *, image: str | None = None) -> dict[s
         return render_edf(
             EdfRequest(
                 label=str(label),
-                plan=prepared.plan.id,
+                content=content,
                 dialect="sarus" if dialect == "sarus" else "ce",
                 image=where,
                 system=system,

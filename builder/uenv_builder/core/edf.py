@@ -40,12 +40,13 @@ _PATH = re.compile(r"(/|\$\{[A-Za-z_][A-Za-z0-9_]*\}/)[^\x00-\x1f]*")
 class EdfRequest:
     """What an EDF is written from.
 
-    `label` and `plan` say where the image comes from. `image` is a squashfs by an absolute path, which may begin with
-    `${VARIABLE}/` (Container Engine only), or a registry reference. `entrypoint` is true where the image has one.
+    `label` and `content` (the id of its topmost layer) say which image it is. `image` is a squashfs by an absolute
+    path, which may begin with `${VARIABLE}/` (Container Engine only), or a registry reference. `entrypoint` is true
+    where the image has one.
     """
 
     label: str
-    plan: str
+    content: str
     dialect: Dialect
     image: str
     system: System
@@ -94,7 +95,7 @@ def _header(request: EdfRequest) -> list[str]:
     option = _OPTIONS[request.dialect]
     return [
         f"{request.label} for {_ENGINES[request.dialect]} on {request.system.name}, network mode {request.network}",
-        f"Written by uenv-builder from its recipe, plan {request.plan[:16]}: change the recipe, not this file.",
+        f"Written by uenv-builder from its recipe, content {request.content[:16]}: change the recipe, not this file.",
         f"Use it with srun, in a job script too: srun {option}=FILE COMMAND (never #SBATCH {option}).",
     ]
 
