@@ -4,16 +4,18 @@
 
 say() { printf 'uenv: %s\n' "$*" >&2; }
 
+# Prints the path of the interpreter: PYTHON alone where that is set, else the first that is new enough.
 find_python() {
-    local candidate
-    for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11; do
-        [ -n "$candidate" ] || continue
+    local candidate found candidates=(python3 python3.14 python3.13 python3.12 python3.11)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    say "Python 3.11 or newer is needed; set PYTHON to its path"
+    found=$("${candidates[0]}" -V 2>&1) || found=missing
+    say "Python 3.11 or newer is needed, and ${candidates[0]} is $found; set PYTHON to the path of a newer one"
     return 6
 }
 
@@ -36,30 +38,41 @@ install_packages() {
         root=(sudo -n)
     fi
     say "installing ${missing[*]}"
-    "${root[@]}" apt-get -qq update >&2 &&
-        DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get -qq install -y --no-install-recommends \
-            -o Dpkg::Use-Pty=0 "${missing[@]}" >&2
+    if ! "${root[@]}" apt-get -qq update >&2 ||
+        ! "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+            -o Dpkg::Use-Pty=0 "${missing[@]}" >&2; then
+        say "apt-get failed, see above; with UENV_NO_INSTALL=1 this goes on without ${missing[*]}"
+        return 6
+    fi
 }
 
 # prepare EXTRA: makes the virtual environment with this checkout installed in it; EXTRA is "" or "[test]".
+# The stamp is written last, so that whatever was interrupted is done again.
 prepare() {
-    local python stamp wanted
+    local python stamp wanted clear=()
     venv=${UENV_VENV:-$checkout/.venv}
     python=$(find_python) || return
+    wanted="$("$python" -V) $(cat "$checkout/pyproject.toml" "$checkout/ci/constraints.txt" | cksum) $checkout"
+    stamp="$venv/.uenv-builder$1"
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -V >/dev/null 2>&1; then
+        return 0
+    fi
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         install_packages python3-venv
     fi
-    wanted=$(cat "$checkout/pyproject.toml" "$checkout/ci/constraints.txt" | cksum)
-    stamp="$venv/.uenv-builder$1"
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted $checkout" ]; then
-        return 0
+    # venv keeps the links of the interpreter that was there; another one needs a new environment.
+    if [ -e "$venv/pyvenv.cfg" ] && [ "$("$venv/bin/python" -V 2>/dev/null)" != "$("$python" -V)" ]; then
+        clear=(--clear)
     fi
     say "preparing the Python environment in ${venv#"$PWD"/}"
-    "$python" -m venv "$venv" &&
+    rm -f "$stamp" &&
+        "$python" -m venv "${clear[@]}" "$venv" &&
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
             --constraint "$checkout/ci/constraints.txt" --editable "$checkout$1" >&2 &&
-        printf '%s' "$wanted $checkout" > "$stamp"
+        printf '%s' "$wanted" > "$stamp"
 }
 
+# shellcheck disable=SC2034  # the scripts that source this file read both
 build_packages=(bubblewrap debian-archive-keyring gpgv mount qemu-user-static squashfs-tools squashfuse uidmap util-linux)
+# shellcheck disable=SC2034
 test_packages=(busybox-static ca-certificates dpkg-dev gcc git gpg libc6-dev podman runc shellcheck skopeo umoci)
