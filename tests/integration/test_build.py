@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -282,7 +283,8 @@ def test_skopeo_reads_the_oci_image(builds):
 @pytest.mark.skipif(not shutil.which("podman"), reason="podman is not installed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="podman is run as root here")
 def test_podman_runs_the_oci_image(builds, tmp_path):
-    podman = ["podman", "--root", tmp_path / "root", "--runroot", tmp_path / "run", "--storage-driver", "vfs"]
+    runroot = tempfile.mkdtemp(prefix="uenv-")  # podman takes no more than 50 characters here
+    podman = ["podman", "--root", tmp_path / "root", "--runroot", runroot, "--storage-driver", "vfs"]
     podman += ["--runtime", "runc", "--cgroup-manager", "cgroupfs"]
     limits = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     folder = builds[platform.machine()]
@@ -303,7 +305,7 @@ def test_podman_runs_the_oci_image(builds, tmp_path):
         assert ran.stdout.split() == [numpy, "C.UTF-8"]
     finally:
         subprocess.run([*podman, "rmi", "--all", "--force"], capture_output=True, check=False)
-        subprocess.run(["umount", "--lazy", tmp_path / "root/vfs"], capture_output=True, check=False)
+        shutil.rmtree(runroot, ignore_errors=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting through a loop device needs root")
