@@ -10,7 +10,7 @@ from pathlib import Path
 from uenv_builder.app import outputs
 from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
 from uenv_builder.app.preparing import Prepared
-from uenv_builder.app.rendering import render_user_files, write_user_files
+from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
 from uenv_builder.app.session import Session
 from uenv_builder.app.steps import StepRunner
 from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, summary_lines, write_report
@@ -54,6 +54,7 @@ class BuildResult:
         lines = [
             f"{self.image.image}  {size:.1f} MB  sha256:{manifest['squashfs']['sha256']}",
             f"{len(self.built)} of {self.steps} steps ran, the others lay in the store",
+            f"start it: {manifest['srun']}",
         ]
         return [*lines, *(summary_lines(self.report) if self.report else ["not tested (--no-test)"])]
 
@@ -102,7 +103,7 @@ def _check(session: Session, image: BuiltImage, old: Report | None) -> Report:
 
 def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path]) -> BuiltImage:
     with replace_folder(folder) as new:
-        manifest = _manifest(prepared)
+        manifest = _manifest(prepared, folder)
         for step in prepared.plan.steps:
             if step.kind == "squashfs":
                 manifest["squashfs"] = _place_squashfs(folders[step.id], new)
@@ -141,11 +142,13 @@ def _oci_document(folder: Path) -> Document:
     }
 
 
-def _manifest(prepared: Prepared) -> Document:
+def _manifest(prepared: Prepared, folder: Path) -> Document:
     recipe, lock, config = prepared.recipe, prepared.lock, prepared.inputs.config
+    edf = folder / "edf" / f"{prepared.selection.label.name}.toml"
     return {
         "format": 1,
         "label": str(prepared.selection.label),
+        "srun": start_line(prepared, str(edf.absolute())),
         "name": recipe.name,
         "version": recipe.version,
         "description": recipe.description,
@@ -158,6 +161,7 @@ def _manifest(prepared: Prepared) -> Document:
         "labels": config.labels,
         "epoch": lock.epoch,
         "checks": recipe.checks,
+        "views": {name: view.model_dump(mode="json") for name, view in recipe.views.items()},
         "accelerator": lock.accelerator.model_dump(mode="json") if lock.accelerator else None,
         "packages": [[deb.name, deb.version] for deb in lock.userland.packages],
         "wheels": [[wheel.name, wheel.version] for wheel in (lock.python.wheels if lock.python else ())],

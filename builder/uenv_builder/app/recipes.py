@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,10 @@ def _read_chain(path: Path, chain: list[Path]) -> YamlTree:
     position = tree.position(("extends",))
     base = tree.value["extends"]
     if not isinstance(base, str) or not base:
-        raise RecipeError('"extends" must be the path of a folder or file', rule="wrong-type", position=position)
+        raise RecipeError(
+            '"extends" must be the path of a folder or file', rule="wrong-type", position=position,
+            hint="write one path, relative to this recipe's folder: extends: ../../base/1.0",
+        )  # fmt: skip
     target = path.parent / base
     target = target / _FILE if target.is_dir() else target
     if not target.is_file():
@@ -110,9 +114,15 @@ def _read_chain(path: Path, chain: list[Path]) -> YamlTree:
         raise RecipeError(f"extends {base}: there is no recipe", rule="extends", position=position, hint=hint)
     if target.resolve() in {file.resolve() for file in chain}:
         circle = " -> ".join(str(file) for file in [*chain, target])
-        raise RecipeError(f"extends goes in a circle: {circle}", rule="extends-cycle", position=position)
+        raise RecipeError(
+            f"extends goes in a circle: {circle}", rule="extends-cycle", position=position,
+            hint="leave `extends:` out of one of them",
+        )  # fmt: skip
     if len(chain) >= _MAX_EXTENDS:
-        raise RecipeError(f"extends goes deeper than {_MAX_EXTENDS} levels", rule="extends", position=position)
+        raise RecipeError(
+            f"extends goes deeper than {_MAX_EXTENDS} levels", rule="extends", position=position,
+            hint="merge some of these recipes",
+        )  # fmt: skip
     return merge_trees(_read_chain(target, chain), tree)
 
 
@@ -129,13 +139,12 @@ def added_contents(loaded: LoadedRecipe) -> tuple[list[AddedContent], dict[str, 
         try:
             source = _source(loaded, added.source)
         except ValueError as error:
-            found.append(Diagnostic(rule="file-source", message=str(error), position=position))
+            hint = "name a file or folder of the recipe's folder, relative to it"
+            found.append(Diagnostic(rule="file-source", message=str(error), position=position, hint=hint))
             continue
-        if re.search(r"(^|/)\.\.(/|$)", added.path) or added.path.endswith("/") != source.is_dir():
-            message = f"{added.path}: must be a plain path" + (
-                " that ends with / for a folder" if source.is_dir() else ""
-            )
-            found.append(Diagnostic(rule="file-path", message=message, position=position))
+        if problem := _path_problem(added.path, folder=source.is_dir()):
+            hint = "for example /etc/motd for a file, and /opt/tool/ for a folder"
+            found.append(Diagnostic(rule="file-path", message=f"{added.path}: {problem}", position=position, hint=hint))
             continue
         for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
             if file.is_file():
@@ -150,15 +159,26 @@ def added_contents(loaded: LoadedRecipe) -> tuple[list[AddedContent], dict[str, 
     return contents, {path: file for path, (file, _) in sources.items()}
 
 
+def _path_problem(path: str, *, folder: bool) -> str | None:
+    if re.search(r"(^|/)\.\.(/|$)", path):
+        return "goes up with .."
+    if path.endswith("/") != folder:
+        return "must end with /, because its source is a folder" if folder else "is a folder, and its source is a file"
+    return None
+
+
 def _source(loaded: LoadedRecipe, name: str) -> Path:
     for folder in loaded.folders:
         source = folder / name
         if not source.exists():
             continue
-        if not source.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{name}: leaves the recipe's folder")
-        outside = [file for file in source.rglob("*") if not file.resolve().is_relative_to(folder.resolve())]
-        if outside:
-            raise ValueError(f"{outside[0].relative_to(folder)}: a link that leaves the recipe's folder")
+        for file in [source, *sorted(source.rglob("*"))]:
+            shown = os.path.relpath(file, folder)
+            if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
+                raise ValueError(f"{shown}: leaves the recipe's folder")
+            if not (file.is_file() or file.is_dir()):
+                raise ValueError(f"{shown}: neither a file nor a folder, or a link that leads nowhere")
+            if file != source and file.is_symlink() and file.is_dir():
+                raise ValueError(f"{shown}: a link to a folder, whose files would be left out")
         return source
     raise ValueError(f"{name}: there is no such file in the recipe's folder")

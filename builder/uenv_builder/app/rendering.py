@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uenv_builder.app.preparing import Prepared
 from uenv_builder.core.edf import EdfRequest, render_edf
-from uenv_builder.core.sbatch import SbatchRequest, Workload, render_sbatch
+from uenv_builder.core.sbatch import SbatchRequest, Workload, render_sbatch, srun_line
 from uenv_builder.system.files import write_text
 from uenv_builder.system.resources import load_template
 
@@ -43,14 +43,27 @@ def render_user_files(prepared: Prepared, *, image: str | None = None) -> dict[s
             )
         )
 
-    sbatch = SbatchRequest(
-        label=label, edf=name, system=system, network=network, workload=_workload(prepared), command=("python3", "-V")
-    )
     return {
         f"edf/{name}.toml": edf("ce", place),
         f"edf/{name}.sarus.toml": edf("sarus", reference),
-        "sbatch.sh": render_sbatch(sbatch, load_template("sbatch.sh.j2")),
+        "sbatch.sh": render_sbatch(_sbatch(prepared, name), load_template("sbatch.sh.j2")),
     }
+
+
+def start_line(prepared: Prepared, edf: str) -> str:
+    """The srun line that runs a command in the environment; `edf` is a file's absolute path, or its name."""
+    return srun_line(_sbatch(prepared, edf), ("COMMAND",))
+
+
+def _sbatch(prepared: Prepared, edf: str) -> SbatchRequest:
+    return SbatchRequest(
+        label=prepared.selection.label,
+        edf=edf,
+        system=prepared.selection.system,
+        network=prepared.recipe.network,
+        workload=_workload(prepared),
+        command=("python3", "-V"),
+    )
 
 
 def _workload(prepared: Prepared) -> Workload:

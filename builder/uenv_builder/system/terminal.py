@@ -9,13 +9,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TransferSpeedColumn as RateColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Task as RichTask
 
 from uenv_builder.system.events import Listener, Silent, Task
 
 _LINE_INTERVAL = 10.0
+
+
+class _ForKnownSizes(ProgressColumn):
+    """Another column, shown only for work whose size is known."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self._column = column
+
+    def render(self, task: RichTask) -> RenderableType:
+        """Nothing for work of unknown size."""
+        return "" if task.total is None else self._column.render(task)
+
+
+_SIZED = [_ForKnownSizes(column) for column in (BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn())]
 
 
 class _Bar:
@@ -33,8 +58,8 @@ class Bars:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(), RateColumn(),
-            TimeElapsedColumn(), console=self._console, transient=True,
+            SpinnerColumn(), TextColumn("{task.description}"), *_SIZED, TimeElapsedColumn(), console=self._console,
+            transient=True,
         )  # fmt: skip
         self._progress.start()
 
