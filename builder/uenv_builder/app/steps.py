@@ -45,7 +45,8 @@ class StepRunner:
 
     def _run(self) -> dict[str, Path]:
         folders: dict[str, Path] = {}
-        first = [step for step in self.plan.steps if not step.inputs]
+        # The largest first: nobody should wait for one large wheel that began last.
+        first = sorted((step for step in self.plan.steps if not step.inputs), key=lambda step: -step.download_bytes)
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
         try:
             running = {step.id: pool.submit(self._result, step, folders) for step in first}
