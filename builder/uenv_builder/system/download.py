@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, TypeAlias
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TypeVar
 
 import requests
-import urllib3
 
-from uenv_builder.model.errors import Diagnostic, LockError, NetworkError, UenvError
+from uenv_builder.model.errors import LockError, NetworkError, UenvError
 from uenv_builder.system.events import Listener, Task
 from uenv_builder.system.files import explained, lock_file
 from uenv_builder.system.store import Store
+from uenv_builder.system.store_entries import PART, download_lock
+from uenv_builder.system.threads import run_in_threads
+from uenv_builder.system.transfer import (
+    CHUNK,
+    Body,
+    GiveUpError,
+    Received,
+    TryAgainError,
+    WrongContentError,
+    check_hash,
+    is_local,
+    open_body,
+    public,
+    receive,
+)
 
-Read: TypeAlias = Callable[[int], bytes]
+Result = TypeVar("Result")
 
-_CHUNK = 1 << 20
-_TIMEOUT = (15.0, 60.0)
 _LONGEST_WAIT = 60.0
-_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-_PARTIAL = 206
-_RANGE_REFUSED = 416
+_DOCUMENT_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,7 @@ class Download:
     """A file to fetch: its name for people, sha256, size in bytes, and where it may be had (http, https or file URLs).
 
     `urls` may be a function, which is asked only when the store does not have the file: finding a URL can cost a query.
+    It is not asked offline, where only file URLs that are listed are used.
     """
 
     name: str
@@ -46,24 +53,40 @@ class Download:
     urls: Sequence[str] | Callable[[], Sequence[str]]
 
 
-class _TryAgainError(Exception):
-    """A fault that may pass; `wait` is what the server asked for, in seconds."""
+@dataclass
+class _Progress:
+    """The furthest byte that has come, told to the tasks that show it; what comes again is not told again."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
+    tasks: tuple[Task, ...] = ()
+    reached: int = 0
+
+    def reach(self, count: int) -> None:
+        """So many bytes of the file are there."""
+        if (more := count - self.reached) > 0:
+            self.reached = count
+            for task in self.tasks:
+                task.advance(more)
 
 
-class _GiveUpError(Exception):
-    """This URL will not do."""
+@dataclass
+class _SharedTask:
+    """A task that several threads advance."""
 
+    task: Task
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-class _WrongContentError(_GiveUpError):
-    """The server has another file under this name."""
+    def advance(self, amount: int) -> None:
+        """One thread after the other."""
+        with self.lock:
+            self.task.advance(amount)
 
 
 class Downloader:
-    """Fetches files into `store`. `attempts` is for one URL; waits between them begin at `delay` seconds and double."""
+    """Fetches files into `store`, up to `jobs` at once.
+
+    `attempts` is how often one URL is tried without a byte more than before; waits between them begin at `delay`
+    seconds and double. `timeouts` are those for connecting and for each wait for bytes, in seconds.
+    """
 
     def __init__(
         self,
@@ -74,6 +97,7 @@ class Downloader:
         attempts: int = 5,
         jobs: int = 4,
         delay: float = 1.0,
+        timeouts: tuple[float, float] = (15.0, 60.0),
     ) -> None:
         self._store = store
         self._listener = listener
@@ -81,146 +105,173 @@ class Downloader:
         self._attempts = attempts
         self._jobs = jobs
         self._delay = delay
+        self._timeouts = timeouts
         self._stopped = threading.Event()
         self._local = threading.local()
 
+    def stop(self) -> None:
+        """End all that this downloader does in any thread with KeyboardInterrupt, at its next bytes; for good."""
+        self._stopped.set()
+
     def fetch_all(self, downloads: Sequence[Download]) -> dict[str, Path]:
-        """Fetch several at once; the paths by sha256. Raises one error with all that failed."""
-        missing = [download for download in downloads if not self._store.has_download(download.sha256, download.size)]
-        if self._offline and missing:
-            raise NetworkError.collect([_offline_finding(download) for download in missing])
-        failed: list[UenvError] = []
-        pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="download")
-        try:
-            running = [pool.submit(self.fetch, download) for download in missing]
-            failed = [error for done in as_completed(running) if isinstance(error := done.exception(), UenvError)]
-            for done in running:
-                if (error := done.exception()) is not None and not isinstance(error, UenvError):
-                    raise error
-        except BaseException:
-            self._stopped.set()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-        if failed:
+        """Fetch several at once; the paths by sha256. Raises one error with all that failed, in the order asked for.
+
+        Where they failed for different reasons, the first one's class counts. An interruption stops the others, and
+        what has come of them stays for the next time.
+        """
+        wanted = {download.sha256: download for download in downloads}
+        missing = [item for item in wanted.values() if not self._store.has_download(item.sha256, item.size)]
+        if failed := self._fetch_missing(missing):
             raise type(failed[0]).collect(finding for error in failed for finding in error.diagnostics)
-        return {download.sha256: self._store.download_path(download.sha256) for download in downloads}
+        return {sha256: self._store.download_path(sha256) for sha256 in wanted}
 
     def fetch(self, download: Download) -> Path:
         """The file's path in the store, fetched if it is not there. The hash is computed as the bytes come.
 
-        Raises NetworkError when no place has it, LockError (hash-mismatch) when places have another file instead.
+        Raises NetworkError when no place has it, LockError (hash-mismatch) when places have another file instead, and
+        BuildError when it cannot be written.
         """
+        return self._fetch(download)
+
+    def get_bytes(self, url: str) -> bytes:
+        """A small document (up to 64 MiB), with the same patience; raises NetworkError."""
+        if self._offline and not is_local(url):
+            raise NetworkError(
+                f"{public(url)} is needed, and --offline forbids to fetch it",
+                rule="offline", hint="run without --offline",
+            )  # fmt: skip
+
+        def read() -> bytes:
+            with self._open(url, 0) as body:
+                return _read_document(body)
+
+        try:
+            return self._try(url, public(url), read, lambda: 0)
+        except GiveUpError as error:
+            raise _unreachable(public(url), [(url, error)]) from error
+
+    def get_text(self, url: str) -> str:
+        """As `get_bytes`, for a document in UTF-8."""
+        try:
+            return self.get_bytes(url).decode()
+        except UnicodeDecodeError as error:
+            raise NetworkError(f"{public(url)} is not text in UTF-8: {error}", rule="download") from error
+
+    def _fetch_missing(self, missing: Sequence[Download]) -> list[UenvError]:
+        if len(missing) < 2:
+            return self._in_threads(missing, ())
+        with self._listener.task(f"downloading {len(missing)} files", sum(item.size for item in missing)) as task:
+            return self._in_threads(missing, (_SharedTask(task),))
+
+    def _in_threads(self, missing: Sequence[Download], totals: tuple[Task, ...]) -> list[UenvError]:
+        return run_in_threads([partial(self._fetch, item, totals) for item in missing], jobs=self._jobs, stop=self.stop)
+
+    def _fetch(self, download: Download, totals: tuple[Task, ...] = ()) -> Path:
         path = self._store.download_path(download.sha256)
-        if self._store.has_download(download.sha256, download.size):
-            return path
-        if self._offline:
-            raise NetworkError.collect([_offline_finding(download)])
-        lock = self._store.root / "locks" / f"download-{download.sha256}"
-        with lock_file(lock, waiting=lambda: self._listener.note(f"waiting for another download of {download.name}")):
-            if not self._store.has_download(download.sha256, download.size):
-                self._fetch_any(download, path)
+        progress = _Progress(totals)
+
+        def waiting() -> None:
+            self._listener.note(f"waiting for another download of {download.name}")
+
+        if not self._store.has_download(download.sha256, download.size):
+            lock = download_lock(self._store.root, download.sha256)
+            with self._store.in_use(), lock_file(lock, waiting=waiting):
+                if not self._store.has_download(download.sha256, download.size):
+                    urls = self._urls(download)
+                    with self._listener.task(download.name, download.size) as task:
+                        progress.tasks = (task, *totals)
+                        self._fetch_any(download, urls, path, progress)
+        progress.reach(download.size)
         return path
 
-    def _fetch_any(self, download: Download, path: Path) -> None:
-        urls = download.urls() if callable(download.urls) else download.urls
-        reasons: list[str] = []
-        wrong = False
-        for url in urls:
-            try:
-                with self._listener.task(download.name, download.size) as task:
-                    self._fetch_from(url, download, path, task)
-            except _GiveUpError as error:
-                wrong = wrong or isinstance(error, _WrongContentError)
-                reasons.append(f"{_public(url)}: {error}")
-            else:
-                return
-        tried = "".join(f"\n    {reason}" for reason in reasons) or " no place is known to have it"
-        if wrong:
-            raise LockError(
-                f"{download.name}: what was found is not what the lock says:{tried}", rule="hash-mismatch",
-                hint="a mirror may be in the middle of an update: try again, or renew the lock with `uenv lock --upgrade NAME`",
-            )  # fmt: skip
-        raise NetworkError(
-            f"{download.name} could not be fetched:{tried}", rule="download",
-            hint="check the network and the mirrors; where the version is gone, `uenv lock RECIPE --upgrade NAME` moves on",
-        )  # fmt: skip
+    def _urls(self, download: Download) -> Sequence[str]:
+        if not self._offline:
+            return download.urls() if callable(download.urls) else download.urls
+        local = [] if callable(download.urls) else [url for url in download.urls if is_local(url)]
+        if not local:
+            raise NetworkError(
+                f"{download.name} ({download.size:,} bytes) is not in the store, and --offline forbids to fetch it",
+                rule="offline",
+                hint="run once without --offline, or name a folder that has it in the settings' mirror-folders",
+            )
+        return local
 
-    def _fetch_from(self, url: str, download: Download, path: Path, task: Task) -> None:
-        part = path.with_name(f"{path.name}.part")
+    def _fetch_any(self, download: Download, urls: Sequence[str], path: Path, progress: _Progress) -> None:
+        part = path.with_name(f"{path.name}{PART}")
         with explained(part):
             part.parent.mkdir(parents=True, exist_ok=True)
-        shown = 0
-
-        def advance(position: int) -> None:
-            nonlocal shown
-            if position > shown:
-                task.advance(position - shown)
-                shown = position
-
-        for attempt in range(1, self._attempts + 1):
+        refusals: list[tuple[str, GiveUpError]] = []
+        for url in urls:
             try:
-                self._fetch_once(url, download, part, advance)
-                break
-            except _TryAgainError as error:
-                if attempt == self._attempts:
-                    raise _GiveUpError(f"{error} ({self._attempts} attempts)") from error
-                self._wait(attempt, error.wait)
-        with explained(path):
-            part.rename(path)
+                self._fetch_from(url, download, part, progress)
+            except GiveUpError as error:
+                refusals.append((url, error))
+                continue
+            with explained(path):
+                part.rename(path)
+            return
+        with explained(part):
+            if part.exists() and part.stat().st_size == 0:
+                part.unlink()
+        raise _refused(download, refusals)
 
-    def _wait(self, attempt: int, asked: float | None) -> None:
-        wait = min(_LONGEST_WAIT, asked if asked is not None else self._delay * 2 ** (attempt - 1))
-        if self._stopped.wait(wait * (1 + random.random() / 4)):  # noqa: S311  (jitter)
-            raise KeyboardInterrupt
+    def _fetch_from(self, url: str, download: Download, part: Path, progress: _Progress) -> None:
+        def read() -> None:
+            # Errors of the network are none of the file's, hence nothing wider than the opening is explained.
+            with explained(part):
+                file = part.open("a+b")
+            with file:
+                received = Received(file, part)
+                self._complete(url, download, received, progress)
+                received.finish()
 
-    def _fetch_once(self, url: str, download: Download, part: Path, advance: Callable[[int], None]) -> None:
-        with explained(part), part.open("a+b") as file:
-            received = _Received(file)
-            received.take_up(download.size)
-            advance(received.count)
-            if received.count < download.size:
-                with self._open(url, received.count) as (begins, source):
-                    if begins != received.count:
-                        received.start_over()
-                    while chunk := self._read(source):
-                        received.add(chunk)
-                        if received.count > download.size:
-                            received.start_over()
-                            raise _WrongContentError(f"is longer than the {download.size:,} bytes that were expected")
-                        advance(received.count)
-            if received.count != download.size:
-                raise _TryAgainError(f"ended after {received.count:,} of {download.size:,} bytes")
-            if (found := received.digest.hexdigest()) != download.sha256:
-                received.start_over()
-                raise _WrongContentError(f"has sha256 {found}, expected {download.sha256}")
+        self._try(url, download.name, read, lambda: progress.reached)
+
+    def _complete(self, url: str, download: Download, received: Received, progress: _Progress) -> None:
+        resumed = received.count > 0
+        try:
+            self._receive(url, download, received, progress)
+        except WrongContentError:
+            if not resumed:
+                raise
+            # The beginning may have come from another server, or from an older file: read this one's as a whole.
+            received.start_over()
+            self._receive(url, download, received, progress)
+
+    def _receive(self, url: str, download: Download, received: Received, progress: _Progress) -> None:
+        progress.reach(min(received.count, download.size))
+        if received.count >= download.size:
+            check_hash(received, download.sha256)
+            return
+        with self._open(url, received.count) as body:
+            receive(body, received, download.size, download.sha256, progress.reach)
 
     @contextmanager
-    def _open(self, url: str, offset: int) -> Iterator[tuple[int, Read]]:
-        """The place in the file at which the source begins (`offset`, or 0 where it cannot resume), and how to read it."""
-        parts = urlsplit(url)
-        if parts.scheme == "file":
-            try:
-                with Path(unquote(parts.path)).open("rb") as file:
-                    file.seek(offset)
-                    yield offset, file.read
-            except FileNotFoundError as error:
-                raise _GiveUpError("no such file") from error
-            return
-        # The hash is that of the bytes as they are stored: nothing may be unpacked on the way.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-        try:
-            with self._session().get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-                _judge(answer)
-                begins = offset if answer.status_code == _PARTIAL else 0
-                yield begins, lambda size: bytes(answer.raw.read(size, decode_content=False))
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _TryAgainError(_reason(error)) from error
+    def _open(self, url: str, offset: int) -> Iterator[Body]:
+        with open_body(self._session(), url, offset, timeouts=self._timeouts) as body:
 
-    def _read(self, source: Read) -> bytes:
-        if self._stopped.is_set():
-            raise KeyboardInterrupt
-        return source(_CHUNK)
+            def read(size: int) -> bytes:
+                if self._stopped.is_set():
+                    raise KeyboardInterrupt
+                return body.read(size)
+
+            yield Body(body.begins, body.length, read)
+
+    def _try(self, url: str, name: str, work: Callable[[], Result], reached: Callable[[], int]) -> Result:
+        """The result of `work`, tried again as long as it may help; `reached` says how far it has come."""
+        fruitless = 0
+        while True:
+            before = reached()
+            try:
+                return work()
+            except TryAgainError as error:
+                fruitless = 1 if reached() > before else fruitless + 1
+                if fruitless >= self._attempts:
+                    raise GiveUpError(f"{error} ({fruitless} attempts)") from error
+                wait = backoff(fruitless, error.wait, self._delay)
+                self._listener.note(f"{name}: {error}; trying {public(url)} again in {wait:.1f} s")
+            if self._stopped.wait(wait):
+                raise KeyboardInterrupt
 
     def _session(self) -> requests.Session:
         # A session is not for several threads at once.
@@ -230,71 +281,41 @@ class Downloader:
         return session
 
 
-class _Received:
-    """What has come of a file so far, and its hash."""
+def backoff(failures: int, asked: float | None, delay: float) -> float:
+    """Seconds to wait after so many `failures`: what the server `asked` for, else `delay` doubled; 60 at most.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.count = 0
-        self.digest = hashlib.sha256()
-
-    def take_up(self, size: int) -> None:
-        """Read what an earlier attempt left; more than the whole file can only be wrong."""
-        self._file.seek(0)
-        while chunk := self._file.read(_CHUNK):
-            self.digest.update(chunk)
-            self.count += len(chunk)
-        if self.count > size:
-            self.start_over()
-
-    def start_over(self) -> None:
-        """Forget everything."""
-        self._file.truncate(0)
-        self.count, self.digest = 0, hashlib.sha256()
-
-    def add(self, chunk: bytes) -> None:
-        """The next bytes."""
-        self._file.write(chunk)
-        self.digest.update(chunk)
-        self.count += len(chunk)
+    Up to a quarter more is added by chance, so that the machines of a site do not come back all at once.
+    """
+    wait = delay * 2 ** (failures - 1) if asked is None else asked
+    return min(_LONGEST_WAIT, wait * (1 + random.random() / 4))  # noqa: S311  (no secret)
 
 
-def _judge(answer: requests.Response) -> None:
-    code = answer.status_code
-    if code == _RANGE_REFUSED:
-        raise _WrongContentError("has fewer bytes than were expected (the server refuses to resume)")
-    if code in _TRY_AGAIN:
-        raise _TryAgainError(f"HTTP {code} {answer.reason}", _asked_wait(answer.headers.get("Retry-After")))
-    if not answer.ok:
-        raise _GiveUpError(f"HTTP {code} {answer.reason}")
+def _read_document(body: Body) -> bytes:
+    content = bytearray()
+    while chunk := body.read(CHUNK):
+        content += chunk
+        if len(content) > _DOCUMENT_LIMIT:
+            raise GiveUpError(f"is longer than {_DOCUMENT_LIMIT:,} bytes")
+    if body.length is not None and len(content) != body.length:
+        raise TryAgainError(f"ended after {len(content):,} of {body.length:,} bytes")
+    return bytes(content)
 
 
-def _asked_wait(text: str | None) -> float | None:
-    if text is None:
-        return None
-    if text.strip().isdigit():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _reason(error: Exception) -> str:
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return str(cause) or type(cause).__name__
-
-
-def _public(url: str) -> str:
-    """The URL without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _offline_finding(download: Download) -> Diagnostic:
-    return Diagnostic(
-        rule="offline", message=f"{download.name} ({download.size:,} bytes) is not in the store, and --offline forbids to fetch it",
-        hint="run once without --offline, or name a folder that has it in the settings' mirror-folders",
+def _refused(download: Download, refusals: Sequence[tuple[str, GiveUpError]]) -> UenvError:
+    if not any(isinstance(error, WrongContentError) for _, error in refusals):
+        return _unreachable(download.name, refusals)
+    return LockError(
+        f"{download.name}: what was found is not what the lock says:{_listed(refusals)}", rule="hash-mismatch",
+        hint="a mirror may be in the middle of an update: try again, or renew the lock with `uenv lock --upgrade NAME`",
     )  # fmt: skip
+
+
+def _unreachable(name: str, refusals: Sequence[tuple[str, GiveUpError]]) -> NetworkError:
+    return NetworkError(
+        f"{name} could not be fetched:{_listed(refusals) or ' no place is known to have it'}", rule="download",
+        hint="check the network and the mirrors; where the version is gone, `uenv lock RECIPE --upgrade NAME` moves on",
+    )  # fmt: skip
+
+
+def _listed(refusals: Sequence[tuple[str, GiveUpError]]) -> str:
+    return "".join(f"\n    {public(url)}: {error}" for url, error in refusals)

@@ -3,20 +3,21 @@
     downloads/ab/abcd...          a whole file whose sha256 is its name
     downloads/ab/abcd....part     what has come of one so far
     steps/ab/abcd.../             a step's result, with sums.json: the size and sha256 of each of its files
-    locks/                        empty files that builds hold locks on
+    steps/ab/.tmp-abcd...-xyz/    a step under way, or what a killed process left of one
+    locks/                        empty files that processes hold locks on
 
 What is in its place is whole: files and folders are renamed there when they are done, so a process may be killed at
 any moment and several may work at once. That asks of the file system an atomic rename, and flock among the processes
-that build the same step at the same time (without it they do the work twice, to the same result). Nothing is mapped
-into memory.
+that build the same step at the same time (without it they do the work twice, to the same result, and nothing is cleaned
+up). Nothing is mapped into memory.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,25 +27,23 @@ import platformdirs
 
 from uenv_builder.model.errors import LockError
 from uenv_builder.system.events import Listener, Silent
-from uenv_builder.system.files import (
-    TEMPORARY,
-    explained,
-    lock_file,
-    remove_tree,
-    replace_folder,
-    sha256_of,
-    try_lock,
-    write_json,
+from uenv_builder.system.files import TEMPORARY, explained, lock_file, remove_tree, replace_folder, sha256_of, try_lock
+from uenv_builder.system.store_entries import (
+    SUMS,
+    StoredEntry,
+    list_entries,
+    step_damage,
+    step_lock,
+    write_sums,
 )
 
-SUMS = "sums.json"
 _PART_AGE = 86400.0
 """Seconds after which a partial download counts as given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """How much the store holds, in numbers of entries and in bytes."""
+    """How much the store holds, in numbers of entries and in bytes of content."""
 
     root: str
     downloads: int
@@ -72,14 +71,6 @@ class Collected:
     busy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    path: Path
-    key: str
-    size: int
-    used: float
-
-
 class Store:
     """The store below `root`, which is made when something is first put there."""
 
@@ -97,7 +88,7 @@ class Store:
         return self.root / "downloads" / sha256[:2] / sha256
 
     def has_download(self, sha256: str, size: int) -> bool:
-        """Whether it is there, by its size; marks it as used."""
+        """Whether it is there, by its size in bytes; marks it as used."""
         path = self.download_path(sha256)
         try:
             found = path.stat().st_size == size
@@ -108,14 +99,22 @@ class Store:
         return found
 
     def verified_download(self, sha256: str, size: int) -> Path:
-        """The path of a stored file after reading all of it; a damaged one is dropped and raises LockError."""
+        """The path of a stored file after reading all of it; one that is damaged is dropped.
+
+        Raises LockError, rule `hash-mismatch` where it is damaged and `not-in-store` where it is not there.
+        """
         path = self.download_path(sha256)
+        if not path.is_file():
+            raise LockError(
+                f"{path}: is not in the store", rule="not-in-store", hint="run without --offline to fetch it"
+            )
         if path.stat().st_size != size or sha256_of(path) != sha256:
             path.unlink(missing_ok=True)
             raise LockError(
                 f"{path}: is not what its name says, and was dropped", rule="hash-mismatch",
                 hint="run the command again: it is fetched anew",
             )  # fmt: skip
+        _touch(path)
         return path
 
     def step_folder(self, step_id: str) -> Path | None:
@@ -130,17 +129,22 @@ class Store:
         """The folder of a step's result: the stored one, else the one that `build` fills.
 
         Two processes that build the same step do so one after the other; the second finds the first one's result.
+        Raises what `build` raises, and then keeps nothing; OSErrors of files become BuildErrors.
         """
-        listener = listener or Silent()
-        lock = self.root / "locks" / step_id
-        with lock_file(lock, waiting=lambda: listener.note("another build makes the same step: waiting for it")):
+        if (found := self.step_folder(step_id)) is not None:
+            return found
+        speaker = listener or Silent()
+
+        def waiting() -> None:
+            speaker.note(f"another build makes the same step ({step_id[:12]}): waiting for it")
+
+        with self.in_use(), lock_file(step_lock(self.root, step_id), waiting=waiting):
             if (found := self.step_folder(step_id)) is not None:
                 return found
             path = self._step_path(step_id)
             with replace_folder(path) as folder:
                 build(folder)
-                sums = {name: {"size": file.stat().st_size, "sha256": sha256_of(file)} for name, file in _files(folder)}
-                write_json(folder / SUMS, sums)
+                write_sums(folder)
             return path
 
     def _step_path(self, step_id: str) -> Path:
@@ -152,50 +156,49 @@ class Store:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While the body runs, no clean-up removes what the store holds."""
-        with try_lock(self._use_lock, shared=True) as granted:
-            if not granted:  # a clean-up is under way, and is soon done
-                with lock_file(self._use_lock):
-                    pass
-                with self.in_use():
-                    yield
-                return
+        """While the body runs, no clean-up removes what the store holds; waits for one that is under way."""
+        with lock_file(self._use_lock, shared=True):
             yield
 
     def info(self) -> StoreInfo:
         """Counts and bytes by kind."""
-        downloads = [entry for entry in self._downloads() if entry.path.suffix != ".part"]
-        parts = [entry for entry in self._downloads() if entry.path.suffix == ".part"]
-        steps = list(self._steps())
+        entries = list_entries(self.root)
+        sizes = {kind: [entry.size for entry in entries if entry.kind == kind] for kind in ("download", "part", "step")}
         return StoreInfo(
             root=str(self.root),
-            downloads=len(downloads),
-            download_bytes=sum(entry.size for entry in downloads),
-            partial_downloads=len(parts),
-            partial_bytes=sum(entry.size for entry in parts),
-            steps=len(steps),
-            step_bytes=sum(entry.size for entry in steps),
+            downloads=len(sizes["download"]),
+            download_bytes=sum(sizes["download"]),
+            partial_downloads=len(sizes["part"]),
+            partial_bytes=sum(sizes["part"]),
+            steps=len(sizes["step"]),
+            step_bytes=sum(sizes["step"]),
         )
 
     def verify(self, listener: Listener) -> list[Damage]:
-        """Read everything, drop what is damaged, and say what that was."""
-        damages = []
-        downloads = [entry for entry in self._downloads() if entry.path.suffix != ".part"]
-        total = sum(entry.size for entry in downloads)
-        with listener.task("verifying downloads", total) as task:
-            for entry in downloads:
-                if sha256_of(entry.path) != entry.key:
-                    entry.path.unlink(missing_ok=True)
-                    damages.append(Damage(f"download {entry.key}", "its content has another sha256"))
+        """Read everything, drop what is damaged, and say what that was. Partial downloads are verified on their way."""
+        with self.in_use():
+            entries = list_entries(self.root)
+            downloads = [entry for entry in entries if entry.kind == "download"]
+            steps = [entry for entry in entries if entry.kind == "step"]
+            return [
+                *self._verify("verifying downloads", downloads, _download_damage, listener),
+                *self._verify("verifying layers and images", steps, lambda entry: step_damage(entry.path), listener),
+            ]
+
+    def _verify(
+        self,
+        title: str,
+        entries: Sequence[StoredEntry],
+        find_damage: Callable[[StoredEntry], str | None],
+        listener: Listener,
+    ) -> Iterator[Damage]:
+        with listener.task(title, sum(entry.size for entry in entries)) as task:
+            for entry in entries:
+                reason = find_damage(entry)
+                # An entry that somebody writes at this moment is replaced by what they write.
+                if reason is not None and self._drop(entry):
+                    yield Damage(f"{entry.kind} {entry.key}", reason)
                 task.advance(entry.size)
-        steps = list(self._steps())
-        with listener.task("verifying layers and images", sum(entry.size for entry in steps)) as task:
-            for entry in steps:
-                if reason := _step_damage(entry.path):
-                    self._drop_step(entry)
-                    damages.append(Damage(f"step {entry.key}", reason))
-                task.advance(entry.size)
-        return damages
 
     def collect(
         self,
@@ -212,65 +215,56 @@ class Store:
         with try_lock(self._use_lock) as alone:
             if alone:
                 removed += self._remove_entries(keep, older_than_seconds, max_bytes)
+                self._remove_locks()
         return Collected(len(removed), sum(removed), busy=not alone)
+
+    def _remove_leftovers(self) -> list[int]:
+        now = time.time()
+        return [
+            entry.size
+            for entry in list_entries(self.root)
+            if (entry.kind == "leftover" or (entry.kind == "part" and now - entry.used > _PART_AGE))
+            and self._drop(entry)
+        ]
 
     def _remove_entries(
         self, keep: AbstractSet[str], older_than_seconds: float | None, max_bytes: int | None
     ) -> list[int]:
         removed: list[int] = []
-        entries = sorted([*self._downloads(), *self._steps()], key=lambda entry: (entry.used, entry.key))
+        entries = sorted(list_entries(self.root), key=lambda entry: (entry.used, entry.key))
         total = sum(entry.size for entry in entries)
         now = time.time()
         for entry in entries:
             too_old = older_than_seconds is not None and now - entry.used > older_than_seconds
             too_much = max_bytes is not None and total > max_bytes
-            if entry.key in keep or not (too_old or too_much) or not self._drop(entry):
-                continue
-            total -= entry.size
-            removed.append(entry.size)
+            if entry.key not in keep and (too_old or too_much) and self._drop(entry):
+                total -= entry.size
+                removed.append(entry.size)
         return removed
 
-    def _drop(self, entry: _Entry) -> bool:
-        if entry.path.is_dir():
-            return self._drop_step(entry)
-        entry.path.unlink(missing_ok=True)
-        return True
+    def _remove_locks(self) -> None:
+        for path in (self.root / "locks").iterdir():
+            if path != self._use_lock:
+                with try_lock(path) as ours:
+                    if ours:
+                        path.unlink(missing_ok=True)
 
-    def _drop_step(self, entry: _Entry) -> bool:
-        with try_lock(self.root / "locks" / entry.key) as ours:
-            if ours:
-                # Renamed first: a reader sees all of it or nothing.
-                away = entry.path.with_name(f"{TEMPORARY}{entry.key}")
-                with explained(entry.path):
+    def _drop(self, entry: StoredEntry) -> bool:
+        """Remove an entry, unless somebody holds its lock; says whether it was removed."""
+        with try_lock(entry.lock) as ours:
+            if not ours or not entry.path.exists():
+                return False
+            with explained(entry.path):
+                if entry.kind == "step":
+                    # Renamed first: a reader sees all of it or nothing, and a process that dies here leaves a leftover.
+                    away = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{entry.key}-", dir=entry.path.parent))
                     entry.path.rename(away)
-                remove_tree(away)
-            return ours
-
-    def _remove_leftovers(self) -> list[int]:
-        removed = []
-        now = time.time()
-        for folder in [*self.root.glob("downloads/*"), *self.root.glob("steps/*")]:
-            for path in folder.iterdir():
-                age = now - path.lstat().st_mtime
-                if not (path.name.startswith(TEMPORARY) or path.suffix == ".part") or age < _PART_AGE:
-                    continue
-                removed.append(_size(path))
-                if path.is_dir():
-                    remove_tree(path)
+                    remove_tree(away)
+                elif entry.path.is_dir():
+                    remove_tree(entry.path)
                 else:
-                    path.unlink(missing_ok=True)
-        return removed
-
-    def _downloads(self) -> Iterator[_Entry]:
-        for path in sorted(self.root.glob("downloads/*/*")):
-            if not path.name.startswith(TEMPORARY) and path.suffix in {"", ".part"}:
-                status = path.stat()
-                yield _Entry(path, path.stem, status.st_size, status.st_mtime)
-
-    def _steps(self) -> Iterator[_Entry]:
-        for path in sorted(self.root.glob("steps/*/*")):
-            if not path.name.startswith(TEMPORARY):
-                yield _Entry(path, path.name, _size(path), path.stat().st_mtime)
+                    entry.path.unlink(missing_ok=True)
+            return True
 
 
 def _touch(path: Path) -> None:
@@ -280,31 +274,8 @@ def _touch(path: Path) -> None:
         return
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path.name != SUMS:
-            yield str(path.relative_to(folder)), path
-
-
-def _size(path: Path) -> int:
-    if not path.is_dir():
-        return path.lstat().st_size
-    sums = path / SUMS
-    if sums.is_file():
-        try:
-            return sum(entry["size"] for entry in json.loads(sums.read_bytes()).values())
-        except (ValueError, KeyError, TypeError):
-            pass
-    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _step_damage(folder: Path) -> str | None:
+def _download_damage(entry: StoredEntry) -> str | None:
     try:
-        sums = json.loads((folder / SUMS).read_bytes())
-        for name, expected in sums.items():
-            file = folder / name
-            if not file.is_file() or file.stat().st_size != expected["size"] or sha256_of(file) != expected["sha256"]:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{SUMS} cannot be read: {error}"
-    return None
+        return None if sha256_of(entry.path) == entry.key else "its content has another sha256"
+    except OSError as error:
+        return f"cannot be read: {error}"
