@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from uenv_builder.core.yaml_tree import suggest
 from uenv_builder.model.errors import UsageError
 
 GUARD = "UENV_BUILDER_PASSED_ON"
@@ -39,6 +40,7 @@ def pass_on(verb: str, arguments: Sequence[str], *, own: Path, known: Sequence[s
         raise UsageError(
             f'"{verb}" is not a verb of uenv-builder, and there is no other uenv command further down PATH',
             rule="unknown-verb",
-            hint=f"verbs here: {', '.join(known)}; image, repo, start, run and status are the site's",
+            hint=suggest(verb, list(known))
+            or f"verbs here: {', '.join(known)}; image, repo, start, run and status are the site's",
         )
     os.execve(command, [str(command), *arguments], {**os.environ, GUARD: "1"})  # noqa: S606
