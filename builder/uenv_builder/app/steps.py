@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from uenv_builder.app.session import Session
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs import write_squashfs
+from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import SquashfsOptions
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.system.files import sha256_of, write_json
@@ -34,6 +35,7 @@ class StepRunner:
     def __post_init__(self) -> None:
         self._layers = LayerMaker(self.session, self.inputs, self.sources)
         self._processors = threading.Semaphore(self.session.jobs)
+        self._stopped = threading.Event()
 
     def run(self) -> dict[str, Path]:
         """Run what is missing and return the folder of each step's result, by step id; raises the first failure.
@@ -51,6 +53,10 @@ class StepRunner:
         try:
             running = {step.id: pool.submit(self._result, step, folders) for step in first}
             folders |= {identity: future.result() for identity, future in running.items()}
+        except BaseException:
+            self._stopped.set()
+            self.session.downloader.stop()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
         for step in self.plan.steps:
@@ -78,7 +84,14 @@ class StepRunner:
         else:
             entries = self._layers.entries(step, below)
             with self._processors, self.session.listener.task(f"layer {step.name}"):
-                write_layer(entries, into)
+                write_layer(self._until_stopped(entries), into)
+
+    def _until_stopped(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        # An interruption reaches the main thread only: the others look for it between two files.
+        for entry in entries:
+            if self._stopped.is_set():
+                raise InterruptedError
+            yield entry
 
     def _write_squashfs(self, below: Sequence[Path], into: Path) -> None:
         output, image = self.inputs.recipe.outputs.squashfs, into / "image.squashfs"
