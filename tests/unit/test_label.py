@@ -57,7 +57,7 @@ def test_system_and_uarch_stand_in_any_order():
         ("a@*x", 'unexpected "x" at character 4'),
         ("::a", 'unexpected ":" at character 1'),
         ("a/b::c", 'unexpected "/" at character 2'),
-        ("a\n", 'unexpected "\n" at character 2'),
+        ("a\n", r'unexpected "\\n" at character 2'),
         ("pytörch", 'unexpected "ö" at character 4'),
         ("file:///x", 'unexpected "/" at character 6'),
     ],

@@ -16,6 +16,27 @@ from uenv_builder.model.recipe import Recipe
 
 _VARIABLE = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
 _OWN_KEYS = ("extends", "variables")
+_SCHEMA_HINT = "`uenv check --schema` lists what each key takes"
+_TYPES = {
+    "string_type": ("a text", "write one value, in quotes"),
+    "list_type": ("a list", "write it in brackets: [first, second]"),
+    "dict_type": ("a mapping", "write it as `key: value` lines, indented below the key"),
+    "model_type": ("a mapping", "write it as `key: value` lines, indented below the key"),
+    "bool_type": ("true or false", "write it without quotes"),
+    "int_type": ("a whole number", "write it without quotes"),
+}
+"""By pydantic's name of the error: what is expected, and how to write it."""
+FORMS = {
+    r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$": "letters, digits, _ . and -, the first neither . nor -; for example demo-1",
+    r"^[0-9]+(\.[0-9A-Za-z]+)*([-+.][0-9A-Za-z.]+)?$": "a version, for example 2.14.1",
+    r"^/[^\x00-\x1f]*$": "an absolute path, for example /opt/tool",
+    r"^[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+)?$": "a Debian package with or without a version, for example python3",
+    r"^-[a-z-]+$": "what is added to the suite's name, for example -updates",
+    r"^3\.[0-9]+$": 'Python\'s first two numbers in quotes, for example "3.13"',
+    r"^[0-9]+\.[0-9]+$": 'the first two numbers in quotes, for example "13.0"',
+    r"^0?[0-7]{3}$": 'an octal mode in quotes, for example "0644"',
+}
+"""The patterns of model/recipe.py in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,20 +169,21 @@ def _explain(details: ErrorDetails, tree: YamlTree) -> Diagnostic:
         return Diagnostic(
             rule="missing-key", message=f'the key "{dotted}" is missing', position=tree.position(path), hint=hint
         )
-    if kind == "string_type":
-        return _wrong_type("a text", path, tree)
+    if kind in _TYPES:
+        expected, remedy = _TYPES[kind]
+        return _wrong_type(expected, path, tree, hint=remedy)
     if kind in {"string_pattern_mismatch", "literal_error", "too_short", "string_too_short", "string_too_long"}:
         return _wrong_value(details, path, tree)
     return Diagnostic(
         rule="wrong-type", message=f'"{dotted}": {details["msg"][0].lower()}{details["msg"][1:]}',
-        position=tree.position(path),
+        position=tree.position(path), hint=_SCHEMA_HINT,
     )  # fmt: skip
 
 
-def _wrong_type(expected: str, path: Path, tree: YamlTree) -> Diagnostic:
+def _wrong_type(expected: str, path: Path, tree: YamlTree, *, hint: str = _SCHEMA_HINT) -> Diagnostic:
     text = tree.texts.get(path)
     dotted = ".".join(str(part) for part in path)
-    message, hint = f'"{dotted}" must be {expected}', None
+    message = f'"{dotted}" must be {expected}'
     if text is not None and expected == "a text":
         message = f'"{dotted}": YAML reads {text or "nothing"} as a {_yaml_kind(path, tree)}, and a text is expected'
         hint = f'write it in quotes: "{text}"' if text else "give a value in quotes"
@@ -183,11 +205,15 @@ def _wrong_value(details: ErrorDetails, path: Path, tree: YamlTree) -> Diagnosti
         hint = suggest(str(details["input"]), re.findall(r"'([^']*)'", expected))
         message = f'"{dotted}" is "{details["input"]}"; expected {expected}'
     elif details["type"] == "string_pattern_mismatch":
-        message = f'"{dotted}": "{details["input"]}" is not of the form {context.get("pattern")}'
-        hint = None
+        pattern = str(context.get("pattern"))
+        hint = f"it takes {FORMS.get(pattern, pattern)}"
+        if "[key]" in details["loc"]:
+            message = f'"{path[-1]}" is no name for a part of "{".".join(map(str, path[:-1]))}"'
+            return Diagnostic(rule="wrong-value", message=message, position=tree.key_position(path), hint=hint)
+        message = f'"{dotted}" cannot be "{details["input"]}"'
     else:
         message, hint = f'"{dotted}": {details["msg"]}', None
-    return Diagnostic(rule="wrong-value", message=message, position=tree.position(path), hint=hint)
+    return Diagnostic(rule="wrong-value", message=message, position=tree.position(path), hint=hint or _SCHEMA_HINT)
 
 
 def _known_path(location: tuple[str | int, ...]) -> Path:

@@ -81,7 +81,10 @@ def read_yaml(content: bytes, file: str) -> YamlTree:
     if node is None:
         raise RecipeError("the file is empty", rule="empty", position=start, hint="`uenv new` writes a starter recipe")
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError("a mapping (key: value lines) is expected here", rule="not-a-mapping", position=start)
+        raise RecipeError(
+            "a mapping (key: value lines) is expected here", rule="not-a-mapping", position=start,
+            hint="`uenv new` writes a starter recipe",
+        )  # fmt: skip
     tree = YamlTree(None)
     tree.value = _convert(node, (), file, tree)
     return tree
@@ -107,13 +110,16 @@ def _refuse_bombs(text: str, file: str) -> None:
             depth -= 1
         if depth > MAX_DEPTH:
             position = _mark(event.start_mark, file)
-            raise RecipeError(f"nested deeper than {MAX_DEPTH} levels", rule="too-deep", position=position)
+            raise RecipeError(
+                f"nested deeper than {MAX_DEPTH} levels", rule="too-deep", position=position,
+                hint="look for a bracket or an indentation that is never closed",
+            )  # fmt: skip
 
 
 def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    hint = None
+    hint = "look for a bracket, a quote or an indentation that is not closed, here or in the lines above"
     if mark and text[mark.index : mark.index + 1] == "\t":
         hint = "YAML does not allow tabs for indentation: use spaces"
     return RecipeError(f"not valid YAML: {problem}", rule="yaml-syntax", position=_mark(mark, file), hint=hint)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 Severity = Literal["error", "warning", "note"]
+
+_LINE_END = re.compile(r"(\n(?= {4}))")
+"""Further lines of a message are indented by four blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,19 @@ class Diagnostic:
         remedy = self.hint or ""
         if self.source:
             remedy = f"{remedy} (source: {self.source})".strip()
-        return f"{text}\n  hint: {remedy}" if remedy else text
+        return f"{_visible(text)}\n  hint: {_visible(remedy)}" if remedy else _visible(text)
+
+
+def _visible(text: str) -> str:
+    """`text` with control characters spelled out: it quotes input, and goes to terminals and logs."""
+    lines = _LINE_END.split(text)
+    return "".join(line if line == "\n" else _spell_out(line) for line in lines)
+
+
+def _spell_out(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in line)
 
 
 class UenvError(Exception):
