@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from uenv_builder.core.systems import load_systems, load_uarchs
 from uenv_builder.model import recipe as model
 
 REFERENCE = Path(__file__).parent / "reference"
+VARIABLES = "Texts by name, for `${{ name }}` in this recipe and in those that extend it."
 NOTE = "<!-- Written by docs/generate.py; edit the code instead. -->\n\n"
 
 
 def recipe_page() -> str:
-    """Every key of a recipe, section by section, with type, default and meaning."""
+    """Every key of a recipe, section by section as they are named, with type, default and meaning."""
     schema = recipe_schema()
     lines = [
         NOTE + "# Recipe\n",
@@ -30,20 +33,37 @@ def recipe_page() -> str:
         "`!replace` starts anew), a key set to `null` is removed, anything else replaces.\n",
         *_table(schema, model.Recipe, set(schema["anyOf"][1]["required"])),
     ]
-    for name, section in schema["$defs"].items():
+    for name in _sections(schema, schema["$defs"]):
+        section = schema["$defs"][name]
         lines += [f"\n## {name}\n", inspect.getdoc(getattr(model, name)) or "", ""]
         lines += _table(section, getattr(model, name), set(section.get("required", ())))
     return "\n".join(lines) + "\n"
 
 
+def _sections(part: Any, definitions: dict[str, Any]) -> list[str]:
+    """The sections that a part of the schema leads to, each before those that it names itself."""
+    found: dict[str, None] = {}
+    for node in part.get("properties", {}).values():
+        for name in re.findall(r"#/\$defs/(\w+)", json.dumps(node)):
+            found |= dict.fromkeys([name, *_sections(definitions[name], definitions)])
+    return list(found)
+
+
 def _table(section: dict[str, Any], owner: type, required: set[str]) -> list[str]:
-    notes = _notes(owner)
+    notes = {"variables": VARIABLES, **_notes(owner)}
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, field in section["properties"].items():
-        default = "required" if key in required else f"`{field['default']!r}`" if "default" in field else ""
-        meaning = field.get("description") or notes.get(key, "")
+        default = "required" if key in required else _default(field)
+        meaning = (field.get("description") or notes.get(key, "")).replace("|", "\\|")
         lines.append(f"| `{key}` | {_type(field)} | {default} | {meaning} |")
     return lines
+
+
+def _default(field: dict[str, Any]) -> str:
+    """The default as a recipe would say it; nothing where leaving the key out is not the same as any value."""
+    if field.get("default") is None:
+        return ""
+    return "see there" if "$ref" in field else f"`{json.dumps(field['default'])}`"
 
 
 def _notes(owner: type) -> dict[str, str]:
@@ -69,32 +89,40 @@ def _type(field: dict[str, Any]) -> str:
     if kind == "array":
         return f"list of {_type(field.get('items', {}))}"
     if kind == "object":
-        values = field.get("additionalProperties")
+        values = next(iter(field.get("patternProperties", {}).values()), field.get("additionalProperties"))
         return f"mapping to {_type(values)}" if isinstance(values, dict) else "mapping"
     return {"string": "text", "integer": "whole number", "boolean": "true or false"}.get(kind, kind)
 
 
 def command_page() -> str:
     """What `--help` prints, verb by verb."""
-    group = typer.main.get_command(app)
-    lines = [NOTE + "# Command line\n"]
-    for name, command in _commands(group, "uenv"):
-        context = command.make_context(name, [], resilient_parsing=True, terminal_width=100)
-        lines += [f"## {name}\n", "```", command.get_help(context).rstrip(), "```\n"]
+    root = typer.main.get_command(app)
+    context = root.make_context("uenv", [], resilient_parsing=True, terminal_width=100)
+    lines = [NOTE + "# Command line\n", *_help("uenv", context)]
+    for name, inner in _contexts(context, "uenv"):
+        lines += _help(name, inner)
     return "\n".join(lines)
 
 
-def _commands(group: Any, prefix: str) -> list[tuple[str, Any]]:
+def _help(name: str, context: Any) -> list[str]:
+    return [f"## {name}\n", "```", context.get_help().rstrip(), "```\n"]
+
+
+def _contexts(group: Any, prefix: str) -> list[tuple[str, Any]]:
     found = []
-    for name, command in group.commands.items():
+    for name, command in group.command.commands.items():
         full = f"{prefix} {name}"
-        found += _commands(command, full) if hasattr(command, "commands") else [(full, command)]
+        context = command.make_context(name, [], parent=group, resilient_parsing=True, terminal_width=100)
+        found += _contexts(context, full) if hasattr(command, "commands") else [(full, context)]
     return found
 
 
 def checks_page() -> str:
     """The checks that recipes can name."""
-    lines = [NOTE + "# Checks\n", "Every check also takes `required: false`, which keeps it from deciding the verdict.\n"]
+    lines = [
+        NOTE + "# Checks\n",
+        "Every check also takes `required: false`, which keeps it from deciding the verdict.\n",
+    ]
     for name, kind in CHECKS.items():
         always = " Every image gets it." if kind.always else ""
         lines += [f"## {name}\n", f"Proves that {kind.proves}.{always}\n"]
@@ -105,7 +133,11 @@ def checks_page() -> str:
 
 def systems_page() -> str:
     """The systems and node types that targets name."""
-    lines = [NOTE + "# Systems and node types\n", "| system | node types | network modes | description |", "|---|---|---|---|"]
+    lines = [
+        NOTE + "# Systems and node types\n",
+        "| system | node types | network modes | description |",
+        "|---|---|---|---|",
+    ]
     for system in load_systems().values():
         modes, nodes = ", ".join(system.networks), ", ".join(system.uarchs)
         lines.append(f"| `{system.name}` | {nodes} | {modes} | {system.description} |")

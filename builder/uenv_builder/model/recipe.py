@@ -23,106 +23,154 @@ class Target(_Section):
     """A system to build for, and the uarch of its nodes."""
 
     system: Name
+    """Name of a system, as docs/reference/systems.md lists them."""
     uarch: Name
+    """Node type of that system, as labels name it after `%`."""
 
 
 class DebianBase(_Section):
     """The userland: packages of one Debian suite with its updates. No mirror: that is the machine's or the user's."""
 
     suite: Name
+    """Code name of the release, such as trixie."""
     pockets: list[Annotated[str, Field(pattern=r"^-[a-z-]+$")]] = ["-updates", "-security"]
     """Suffixes of the suite's name that are read beside it; the newest version of a package wins."""
     components: list[Name] = ["main"]
+    """Parts of the archive: main, contrib, non-free, non-free-firmware."""
     essential: bool = True
     """Also every package that Debian marks as essential."""
     recommends: bool = False
+    """Also what the packages recommend."""
     packages: list[PackageName] = []
+    """Package names, or `NAME=VERSION`; what these depend on comes with them."""
 
 
 class Base(_Section):
     """What the image stands on."""
 
     debian: DebianBase
+    """The userland, from packages of Debian."""
 
 
 class Pins(_Section):
     """The versions that decide whether an environment works; each is checked against what the lock resolves to."""
 
     python: Annotated[str, Field(pattern=r"^3\.[0-9]+$")] | None = None
+    """Minor version, such as 3.13; the suite decides which one there is. Needed for `requirements`."""
     cuda: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")] | None = None
+    """Version of CUDA that the torch wheel is built for."""
     nccl: VersionText | None = None
+    """Version of the NCCL wheel that torch loads."""
     pytorch: VersionText | None = None
+    """Version of torch; it is then required, too."""
 
 
 class PythonSection(_Section):
     """Python packages beside the pins, as PEP 508 requirements; constraints bound what others ask for."""
 
     requirements: list[str] = []
+    """What to install, such as `numpy>=2,<3`."""
     constraints: list[str] = []
+    """Bounds for packages that come only if something requires them."""
     byte_compile: bool = True
+    """Whether the image holds the byte code of its modules; without, every process compiles them anew."""
 
 
 class View(_Section):
     """A named set of changes to the environment, as users of a uenv select it."""
 
     description: str = ""
+    """One line for whoever chooses."""
     set: dict[str, str] = {}
+    """Variables and their values."""
     prepend: dict[str, list[str]] = {}
+    """Folders to put before what a search path holds, by variable."""
     append: dict[str, list[str]] = {}
+    """Folders to put after it."""
     unset: list[str] = []
+    """Variables to remove."""
 
 
 class EdfSection(_Section):
     """Fields of the environment definition files, as Container Engine documents them."""
 
     mounts: list[str] = []
+    """`/source`, `/source:/target` or `/source:/target:ro` of the host."""
     workdir: AbsolutePath | None = None
+    """The folder that jobs start in; without it, what the engine does by default."""
     writable: bool = True
+    """Whether jobs may write into the container; what they write is lost when it ends."""
     annotations: dict[str, str] = {}
+    """Options of the engine's hooks, such as `com.hooks.ssh.enabled: "true"`."""
     base_environment: list[str] = []
+    """Other EDFs that this one builds on."""
     env: dict[str, str] = {}
+    """Variables; `${NAME}` in a value means the host's variable."""
 
 
 class AddedFile(_Section):
     """A file or folder of the recipe's own folder, and where it goes in the image."""
 
     source: Annotated[str, Field(min_length=1)]
+    """Below the recipe's folder, or that of a recipe that it extends."""
     path: AbsolutePath
+    """Where it goes; for a folder, with `/` at the end."""
     mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0644"
+    """Of each file, octal and in quotes."""
 
 
 class SquashfsOutput(_Section):
-    """zstd level and block size in KiB; the defaults are the knee of the measured curve (docs/explanation)."""
+    """zstd level and block size in KiB; beyond the defaults, a smaller image costs much more time."""
 
     level: Annotated[int, Field(ge=1, le=22)] = 3
+    """Of zstd, 1 to 22; more takes longer and makes the image a little smaller."""
     block_size_kib: Literal[4, 8, 16, 32, 64, 128, 256, 512, 1024] = 256
+    """Larger blocks make a smaller image and slower random reads."""
 
 
 class Outputs(_Section):
     """Which images a build writes."""
 
     squashfs: SquashfsOutput = SquashfsOutput()
+    """How the squashfs is compressed."""
     oci: bool = True
+    """Whether an OCI image layout is written beside it."""
 
 
 class Recipe(_Section):
     """One environment."""
 
     name: Name
+    """The first part of the label, and of the build folder's name."""
     version: Name
+    """Version of the environment; its own, not that of a package in it."""
     description: Annotated[str, Field(min_length=1)]
+    """One line for lists of environments."""
     maintainers: list[str] = []
+    """Who answers for it; goes into the OCI image's labels."""
     targets: Annotated[list[Target], Field(min_length=1)]
+    """Where it runs; the first is the default."""
     base: Base
+    """What the image stands on."""
     pins: Pins = Pins()
+    """Versions that the lock must agree with."""
     python: PythonSection = PythonSection()
+    """Python packages from wheels."""
     network: NetworkMode = "none"
+    """Who brings the network stack: the image, hooks that take the host's or an artifact's, or nobody."""
     env: dict[str, str] = {}
+    """Variables of the image; they win over those of the system's network mode."""
     views: dict[Name, View] = {}
+    """Named changes to the environment; manifest.json lists them for whoever applies them."""
     workdir: AbsolutePath = "/"
+    """The folder that commands start in."""
     entrypoint: list[str] = []
+    """Words that go before every command in the image."""
     edf: EdfSection = EdfSection()
+    """What the EDF files say beside the image."""
     files: list[AddedFile] = []
+    """Files of the recipe's folder to add."""
     checks: dict[str, dict[str, Any]] = {}
     """By the check's name, its parameters; `required: false` keeps a check from deciding the verdict."""
     outputs: Outputs = Outputs()
+    """Which images a build writes, and how."""
