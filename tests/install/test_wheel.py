@@ -168,13 +168,12 @@ def test_it_checks_plans_and_starts_recipes(installed, tmp_path):
     assert "mine/recipe.yaml: ok" in succeed(installed / "uenv", "check", "mine", folder=tmp_path, **cache)
 
 
-@pytest.mark.xfail(strict=True, reason="`uenv new NAME/VERSION` takes the version for the name, and writes it unquoted")
 def test_a_starter_in_a_folder_of_its_version_is_valid(installed, tmp_path):
     cache = {"UENV_CACHE": str(tmp_path / "cache")}
     assert succeed(installed / "uenv", "new", "x/1.0", folder=tmp_path, **cache) == "x/1.0/recipe.yaml\n"
     assert "x/1.0/recipe.yaml: ok" in succeed(installed / "uenv", "check", "x/1.0", folder=tmp_path, **cache)
     text = (tmp_path / "x/1.0/recipe.yaml").read_text(encoding="utf-8")
-    assert "name: x\n" in text
+    assert 'name: "x"\n' in text
     assert 'version: "1.0"\n' in text
 
 
