@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 import zstandard
 
 from uenv_command import ROOT, Uenv
@@ -240,6 +241,22 @@ def test_a_damaged_download_is_found_and_fetched_again_or_named(recipe, builds, 
     assert not victim.exists()
     outcome = uenv.run("build", recipe, "--uarch", "x86_64", "--locked", "--offline", "--no-test")
     assert outcome.code in {0, 9}  # 9: it was one of the files of this target, and --offline forbids to fetch it
+
+
+def test_a_download_that_was_damaged_in_the_store_does_not_get_into_a_layer(recipe, builds, session_cache, tmp_path):
+    cache = tmp_path / "cache"
+    shutil.copytree(session_cache / "downloads", cache / "downloads")
+    wheels = yaml.safe_load(Path(f"{recipe}/x86_64.lock.yaml").read_text())["python"]["wheels"]
+    pin = next(pin for pin in wheels if pin["name"] == "mpi4py")
+    victim = cache / "downloads" / pin["sha256"][:2] / pin["sha256"]
+    victim.write_bytes(victim.read_bytes()[:-4] + b"\0\1\2\3")
+    uenv = Uenv(tmp_path, cache)
+    arguments = ("build", recipe, "--uarch", "x86_64", "--locked", "--no-test", "--json")
+    refused = uenv.run(*arguments, "--offline")
+    assert refused.code == 9
+    assert "is not what its name says" in refused.stderr
+    document = uenv.ok(*arguments).document
+    assert document["manifest"]["squashfs"] == manifest(builds["x86_64"])["squashfs"]
 
 
 def test_a_failed_check_fails_the_build_and_says_why(recipe, builds, uenv):

@@ -70,7 +70,7 @@ class LayerMaker:
         python = self._inputs.lock.python
         wheels = python.wheels if python else ()
         wheel = next(wheel for wheel in wheels if f"{wheel.name} {wheel.version}" == step.name)
-        path = self._session.downloader.fetch(self._session.wheel_downloads([wheel])[0])
+        path = self._session.fetch(self._session.wheel_downloads([wheel]))[wheel.sha256]
         compiler = self._byte_compiler() if self._inputs.recipe.python.byte_compile else None
         return wheel_entries(path, installation(self._python), name=wheel.file, compiler=compiler)
 
@@ -108,7 +108,7 @@ class LayerMaker:
         return self._inputs.lock.python.version
 
     def _fetch(self, debs: Sequence[LockedDeb]) -> list[Path]:
-        fetched = self._session.downloader.fetch_all(self._session.deb_downloads(debs))
+        fetched = self._session.fetch(self._session.deb_downloads(debs))
         return [fetched[deb.sha256] for deb in debs]
 
     def _byte_compiler(self) -> ByteCompiler:

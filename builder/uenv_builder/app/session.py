@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import LockedDeb, LockedWheel
 from uenv_builder.sources.debian_mirrors import DebianMirrors
 from uenv_builder.sources.python_index import PythonIndex
@@ -57,23 +58,35 @@ class Session:
 
     def deb_downloads(self, debs: Sequence[LockedDeb]) -> list[Download]:
         """How to fetch these packages; where from is only asked when the store does not have one."""
-        return [
-            Download(
-                name=f"{deb.name} {deb.version}", sha256=deb.sha256, size=deb.size,
-                urls=lambda deb=deb: [*self._folders(deb.sha256), *self.mirrors.urls(deb.path, suite=deb.suite)],  # type: ignore[misc]
-            )
-            for deb in debs
-        ]  # fmt: skip
+        return [self._download(f"{deb.name} {deb.version}", deb, partial(self._deb_urls, deb)) for deb in debs]
 
     def wheel_downloads(self, wheels: Sequence[LockedWheel]) -> list[Download]:
         """As `deb_downloads`, for wheels."""
-        return [
-            Download(
-                name=wheel.file, sha256=wheel.sha256, size=wheel.size,
-                urls=lambda wheel=wheel: [*self._folders(wheel.sha256), *self.index.find_urls(wheel)],  # type: ignore[misc]
-            )
-            for wheel in wheels
-        ]  # fmt: skip
+        return [self._download(wheel.file, wheel, partial(self._wheel_urls, wheel)) for wheel in wheels]
+
+    def fetch(self, downloads: Sequence[Download]) -> dict[str, Path]:
+        """The files' paths by sha256, fetched where they are missing. What the store has is read and hashed first: a
+        layer is made of these bytes, and what has been damaged since it came is fetched again.
+        """
+        for download in downloads:
+            if self.store.has_download(download.sha256, download.size):
+                try:
+                    self.store.verified_download(download.sha256, download.size)
+                except LockError as error:
+                    self.listener.note(error.diagnostics[0].message)
+        return self.downloader.fetch_all(downloads)
+
+    def _download(self, name: str, pin: LockedDeb | LockedWheel, find: Callable[[], Sequence[str]]) -> Download:
+        folders = self._folders(pin.sha256)
+        urls = folders if self.offline else lambda: [*folders, *find()]
+        return Download(name=name, sha256=pin.sha256, size=pin.size, urls=urls)
+
+    # Mirrors and index are looked up on this machine only when something has to be fetched.
+    def _deb_urls(self, deb: LockedDeb) -> Sequence[str]:
+        return self.mirrors.urls(deb.path, suite=deb.suite)
+
+    def _wheel_urls(self, wheel: LockedWheel) -> Sequence[str]:
+        return self.index.find_urls(wheel)
 
     def _folders(self, sha256: str) -> list[str]:
         files = [Path(folder).expanduser() / sha256[:2] / sha256 for folder in self.settings.mirror_folders]
