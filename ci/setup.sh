@@ -67,7 +67,7 @@ prepare() {
     say "preparing the Python environment in ${venv#"$PWD"/}"
     rm -f "$stamp" &&
         "$python" -m venv "${clear[@]}" "$venv" &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
             --constraint "$checkout/ci/constraints.txt" --editable "$checkout$1" >&2 &&
         printf '%s' "$wanted" > "$stamp"
 }

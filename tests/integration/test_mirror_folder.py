@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+
 from uenv_command import ROOT, Uenv
 
 pytestmark = pytest.mark.network
