@@ -100,11 +100,10 @@ class Tools:
         self.tree.mkdir()
         for deb in self.debs:
             run("dpkg-deb", "-x", deb, self.tree)
-        run(
-            uv.find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-cache",
-            "--link-mode", "copy", "--no-python-downloads", "--python-platform", self.platform,
-            "--python-version", self.python, "--target", self.packages, *sorted(self.wheels.iterdir()), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        options = ["--quiet", "--no-deps", "--no-index", "--no-cache", "--link-mode", "copy", "--no-python-downloads"]
+        options += ["--python-platform", self.platform, "--python-version", self.python, "--target", self.packages]
+        wheels = sorted(self.wheels.iterdir())
+        run(uv.find_uv_bin(), "pip", "install", *options, *wheels, stderr=subprocess.DEVNULL)
         compileall = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", self.tree / "usr"]
         subprocess.run([sys.executable, *compileall], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.pack()
