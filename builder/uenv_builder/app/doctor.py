@@ -17,7 +17,7 @@ from uenv_builder.system.process import install_hint
 _NEEDED = {
     "apt-get": ("lock", "resolves Debian packages"),
     "gpgv": ("lock", "verifies the mirrors' signatures"),
-    "sqfstar": ("build", "writes squashfs images"),
+    "mksquashfs": ("build", "writes squashfs images"),
 }
 
 

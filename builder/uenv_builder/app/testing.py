@@ -26,6 +26,8 @@ from uenv_builder.model.system import Uarch
 from uenv_builder.sandboxes import OpenImage, Sandbox
 from uenv_builder.system.files import sha256_of
 
+_DETAIL_LINES = 12
+"""Of a failed check's details, on a terminal: some programs end with a page of advice."""
 _EXIT_CODES = {"passed": 0, "failed": 7, "inconclusive": 8, "skipped": 8}
 
 
@@ -133,6 +135,6 @@ def _verdict(result: CheckResult) -> str:
     measured: Sequence[str] = [f"{name} {value}" for name, value in result.measured.items()]
     text = f"{result.outcome}  {result.seconds:.1f} s" if result.seconds else result.outcome
     extra = f": {result.reason}" if result.reason else (f"  ({', '.join(measured)})" if measured else "")
-    return (
-        text + extra + "".join(f"\n      {detail}" for detail in (result.details if result.outcome == "failed" else ()))
-    )
+    lines = [line for detail in result.details for line in detail.splitlines()] if result.outcome == "failed" else []
+    more = ["... the rest stands in report.json"] if len(lines) > _DETAIL_LINES else []
+    return text + extra + "".join(f"\n      {line}" for line in [*lines[:_DETAIL_LINES], *more])
