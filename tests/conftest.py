@@ -20,3 +20,10 @@ def session_cache(tmp_path_factory) -> Path:
 @pytest.fixture
 def uenv(tmp_path, session_cache) -> Uenv:
     return Uenv(tmp_path, session_cache)
+
+
+@pytest.fixture
+def alone(tmp_path) -> Uenv:
+    """The command with an empty store."""
+    (tmp_path / "here").mkdir()
+    return Uenv(tmp_path / "here", tmp_path / "empty-store")

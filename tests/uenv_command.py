@@ -50,3 +50,12 @@ class Uenv:
         outcome = self.run(*arguments, **variables)
         assert outcome.code == 0, f"{' '.join(arguments)} ended with {outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
         return outcome
+
+
+def refused(outcome: Outcome, code: int, *words: str) -> None:
+    """The command ended with `code`, one line that says why, and no traceback; `words` stand on standard error."""
+    assert outcome.code == code, f"{outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
+    assert "Traceback" not in outcome.stderr
+    assert "internal error" not in outcome.stderr
+    for word in words:
+        assert word in outcome.stderr, outcome.stderr

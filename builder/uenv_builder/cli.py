@@ -33,7 +33,7 @@ from uenv_builder.app.recipes import find_recipe, load_recipe
 from uenv_builder.app.session import Session
 from uenv_builder.core.digest import Document
 from uenv_builder.core.recipe_reader import recipe_schema
-from uenv_builder.model.errors import Diagnostic, UenvError
+from uenv_builder.model.errors import Diagnostic, UenvError, UsageError
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.terminal import close, listener_for
 
@@ -213,7 +213,9 @@ def check(
         _print_json(recipe_schema())
         return
     if recipe is None:
-        raise typer.BadParameter("RECIPE is missing")
+        raise UsageError(
+            "RECIPE is missing", hint="name a folder with a recipe.yaml, as in: uenv check recipes/mine/1.0"
+        )
     with _Run(as_json=as_json, quiet=True) as run:
         loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
         findings = checking.check_recipe(loaded)
@@ -386,16 +388,16 @@ def examine(*, as_json: JsonOption = False, debug: DebugOption = False) -> int: 
 def start_recipe(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write recipe.yaml.")],
     *,
-    system: SystemOption = "generic-x86_64",
-    uarch: UarchOption = "x86_64",
+    system: Annotated[str, typer.Option("--system", help="The system that it is for.")] = "generic-x86_64",
+    uarch: Annotated[str | None, typer.Option("--uarch", help="The node type; default: the system's first.")] = None,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
     """Write a commented starter recipe."""
-    path = new.write_starter(folder, system=system or "generic-x86_64", uarch=uarch or "x86_64")
+    path = new.write_starter(folder, system=system, uarch=uarch)
     sys.stdout.write(f"{path}\n")
 
 
-@cache_app.command("info")
+@cache_app.command("info", epilog="Example: uenv cache info")
 @_verb
 def cache_info(*, as_json: JsonOption = False, debug: DebugOption = False) -> None:  # noqa: ARG001
     """Show where the store is and how much it holds."""
@@ -404,7 +406,7 @@ def cache_info(*, as_json: JsonOption = False, debug: DebugOption = False) -> No
         run.show(document, storing.lines(document))
 
 
-@cache_app.command("verify")
+@cache_app.command("verify", epilog="Example: uenv cache verify")
 @_verb
 def cache_verify(*, as_json: JsonOption = False, debug: DebugOption = False) -> int:  # noqa: ARG001
     """Read everything in the store, and drop what is damaged (exit code 5)."""
@@ -414,13 +416,13 @@ def cache_verify(*, as_json: JsonOption = False, debug: DebugOption = False) -> 
         return 5 if document["damaged"] else 0
 
 
-@cache_app.command("gc")
+@cache_app.command("gc", epilog="Example: uenv cache gc --max-size 50G --older-than 30")
 @_verb
 def cache_gc(
     *,
     max_size: Annotated[str | None, typer.Option("--max-size", help="Keep at most this much, such as 50G.")] = None,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", help="Drop what was not used for so many days.")
+        float | None, typer.Option("--older-than", min=0, help="Drop what was not used for so many days.")
     ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,  # noqa: ARG001

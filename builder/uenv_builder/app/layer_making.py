@@ -19,8 +19,9 @@ from uenv_builder.layers.userland import userland_entries
 from uenv_builder.layers.wheel import Installation, wheel_entries
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
-from uenv_builder.model.lock import LockedDeb
+from uenv_builder.model.lock import LockedDeb, LockedWheel
 from uenv_builder.model.plan import Step
+from uenv_builder.system.download import Download
 from uenv_builder.system.files import sha256_of
 from uenv_builder.system.layer_blob import read_layer
 from uenv_builder.system.unpack import unpack_entries
@@ -56,6 +57,19 @@ class LayerMaker:
         """The entries of the layer `step`, after fetching what it needs; `below` are the folders of its inputs."""
         return self._kinds[step.kind](step, below)
 
+    def downloads(self, steps: Sequence[Step]) -> list[Download]:
+        """All files that making the layers `steps` takes from outside."""
+        found = []
+        for step in steps:
+            if step.kind == "userland":
+                found += self._session.deb_downloads(self._inputs.lock.userland.packages)
+            elif step.kind == "wheel":
+                found += self._session.wheel_downloads([self._locked_wheel(step)])
+        compiles = self._inputs.recipe.python.byte_compile and any(step.kind in {"bytecode", "wheel"} for step in steps)
+        if compiles and self._session.store.step_folder(self._interpreter_id(self._compiler_debs())) is None:
+            found += self._session.deb_downloads(self._compiler_debs())
+        return found
+
     def _userland(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
         lock = self._inputs.lock
         debs = self._fetch(lock.userland.packages)
@@ -67,12 +81,15 @@ class LayerMaker:
         )
 
     def _wheel(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
-        python = self._inputs.lock.python
-        wheels = python.wheels if python else ()
-        wheel = next(wheel for wheel in wheels if f"{wheel.name} {wheel.version}" == step.name)
+        wheel = self._locked_wheel(step)
         path = self._session.fetch(self._session.wheel_downloads([wheel]))[wheel.sha256]
         compiler = self._byte_compiler() if self._inputs.recipe.python.byte_compile else None
         return wheel_entries(path, installation(self._python), name=wheel.file, compiler=compiler)
+
+    def _locked_wheel(self, step: Step) -> LockedWheel:
+        python = self._inputs.lock.python
+        wheels = python.wheels if python else ()
+        return next(wheel for wheel in wheels if f"{wheel.name} {wheel.version}" == step.name)
 
     def _files(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
         epoch, done = self._inputs.lock.epoch, set[str]()
@@ -118,7 +135,7 @@ class LayerMaker:
                 self._compiler = self._unpack_interpreter()
         return self._compiler
 
-    def _unpack_interpreter(self) -> ByteCompiler:
+    def _compiler_debs(self) -> Sequence[LockedDeb]:
         machine = platform.machine()
         debs = self._inputs.lock.userland.compilers.get(_BUILD_MACHINES.get(machine, machine), ())
         if not debs:
@@ -126,14 +143,22 @@ class LayerMaker:
                 f"the lock holds no Python {self._python} for build machines of type {machine}",
                 rule="no-interpreter", hint="set `python: {byte_compile: false}`, or build on x86_64 or aarch64",
             )  # fmt: skip
+        return debs
+
+    @staticmethod
+    def _interpreter_id(debs: Sequence[LockedDeb]) -> str:
+        return digest_of(["interpreter", 1, [deb.sha256 for deb in debs]])
+
+    def _unpack_interpreter(self) -> ByteCompiler:
+        debs = self._compiler_debs()
         paths = self._fetch(debs)
 
         def unpack(into: Path) -> None:
             with self._session.listener.task(f"unpacking Python {self._python} for this machine"):
                 unpack_entries(self._guarded(paths), into / "tree")
 
-        folder = self._session.store.step(digest_of(["interpreter", 1, [deb.sha256 for deb in debs]]), unpack)
-        return NativeCompiler(folder / "tree", python=self._python, machine=machine)
+        folder = self._session.store.step(self._interpreter_id(debs), unpack)
+        return NativeCompiler(folder / "tree", python=self._python, machine=platform.machine())
 
     def _guarded(self, debs: Sequence[Path]) -> Iterator[Entry]:
         # These files lie on this machine's disk: no link of one package may lead another's files out of the folder.

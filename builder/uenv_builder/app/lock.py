@@ -37,9 +37,14 @@ _BUILD_MACHINES = ("amd64", "arm64")
 def read_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
     """The lock beside the recipe, or None where there is none yet; raises LockError for one that cannot be read."""
     path = loaded.lock_path(uarch.name)
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
         return None
-    return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "write it anew with `uenv lock`"
+        raise LockError(f"{path}: cannot be read: {error}", rule="lock-invalid", hint=hint) from error
+    return parse_lock(text, str(path))
 
 
 def is_stale(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> bool:

@@ -56,4 +56,8 @@ def open_build(path: Path) -> BuiltImage:
         document = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{manifest}: is damaged: {error}", hint="build again") from error
+    if not isinstance(document, dict) or document.get("format") != 1:
+        raise UsageError(f"{manifest}: is not a manifest that this version reads", hint="build again")
+    if not (folder / IMAGE).is_file():
+        raise UsageError(f"{path}: is not a whole build: there is no {IMAGE}", hint="build again")
     return BuiltImage(folder, document)

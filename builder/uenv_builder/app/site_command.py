@@ -29,12 +29,15 @@ def find_site_command(own: Path) -> Path | None:
 
 
 def _is_ours(script: Path) -> bool:
-    with script.open("rb") as file:
-        return b"uenv_builder" in file.read(4096)
+    try:
+        with script.open("rb") as file:
+            return b"uenv_builder" in file.read(4096)
+    except OSError:  # a program that may be run and not be read
+        return False
 
 
 def pass_on(verb: str, arguments: Sequence[str], *, own: Path, known: Sequence[str]) -> None:
-    """Become the site's own uenv with the same arguments; raises UsageError where there is none."""
+    """Become the site's own uenv with the same arguments; raises UsageError where there is none that starts."""
     command = None if os.environ.get(GUARD) else find_site_command(own)
     if command is None:
         raise UsageError(
@@ -43,4 +46,10 @@ def pass_on(verb: str, arguments: Sequence[str], *, own: Path, known: Sequence[s
             hint=suggest(verb, list(known))
             or f"verbs here: {', '.join(known)}; image, repo, start, run and status are the site's",
         )
-    os.execve(command, [str(command), *arguments], {**os.environ, GUARD: "1"})  # noqa: S606
+    try:
+        os.execve(command, [str(command), *arguments], {**os.environ, GUARD: "1"})  # noqa: S606
+    except OSError as error:
+        raise UsageError(
+            f'{command}: cannot be started for "{verb}": {error.strerror}',
+            rule="site-command", hint="repair this command, or take its folder off PATH",
+        ) from error  # fmt: skip

@@ -46,6 +46,8 @@ class StepRunner:
             return self._run()
 
     def _run(self) -> dict[str, Path]:
+        if self.session.offline:
+            self._require_downloads()
         folders: dict[str, Path] = {}
         # The largest first: nobody should wait for one large wheel that began last.
         first = sorted((step for step in self.plan.steps if not step.inputs), key=lambda step: -step.download_bytes)
@@ -63,6 +65,13 @@ class StepRunner:
             if step.inputs:
                 folders[step.id] = self._result(step, folders)
         return folders
+
+    def _require_downloads(self) -> None:
+        # Offline, nothing can be got while the build runs: all that is missing is named before it begins.
+        store = self.session.store
+        steps = [step for step in self.plan.steps if store.step_folder(step.id) is None]
+        wanted = self._layers.downloads(steps)
+        self.session.fetch([file for file in wanted if not store.has_download(file.sha256, file.size)])
 
     def _result(self, step: Step, folders: Mapping[str, Path]) -> Path:
         if (folder := self.session.store.step_folder(step.id)) is not None:

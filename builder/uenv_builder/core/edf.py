@@ -101,6 +101,12 @@ def _header(request: EdfRequest) -> list[str]:
 
 
 def _check_image(image: str, dialect: Dialect) -> None:
+    for sign in ("$(", "`"):
+        if sign in image:
+            raise UsageError(
+                f'the image\'s place "{image}" holds {sign}',
+                rule="edf-image", hint="engines fill in ${NAME} and run nothing: choose another place",
+            )  # fmt: skip
     if _PATH.fullmatch(image):
         if dialect == "sarus":
             raise UsageError(
