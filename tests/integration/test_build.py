@@ -271,6 +271,13 @@ def test_a_failed_check_fails_the_build_and_says_why(recipe, builds, uenv):
     assert any("no_such_module" in json.dumps(result) for result in found["results"] if result["outcome"] == "failed")
 
 
+def test_a_new_recipe_builds_and_passes_as_it_is(uenv):
+    uenv.ok("new", "recipes/mine/1.0", "--uarch", platform.machine(), "--system", f"generic-{platform.machine()}")
+    document = uenv.ok("build", "recipes/mine/1.0", "--json").document
+    assert document["outcome"] == "passed"
+    assert document["manifest"]["label"].startswith("mine/1.0")
+
+
 def test_an_output_folder_that_is_no_build_is_left_alone(recipe, builds, uenv):
     precious = uenv.folder / "home"
     precious.mkdir()
