@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from uenv_command import Uenv
+
+
+def pytest_configure() -> None:
+    """Let children feel an interrupt also where the tests run in the background, which makes shells ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
