@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from uenv_builder.app import outputs
@@ -21,6 +21,7 @@ from uenv_builder.model.errors import LockError, UsageError
 from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
 from uenv_builder.system.files import link_or_copy, lock_file, replace_folder, sha256_of, write_json, write_text
+from uenv_builder.system.store_entries import SUMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _check(session: Session, image: BuiltImage, old: Report | None) -> Report:
     if old is not None and old.image == image.digest and old.plan == image.manifest["plan"]:
         session.listener.note(f"the image is the one that was tested at {old.started}; `uenv test` tests it again")
-        report = replace(old)
+        report = old
     else:
         report = run_report(session, image)
     write_report(report, image.folder)
@@ -118,7 +119,7 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path])
 
 
 def _place_squashfs(step: Path, new: Path) -> Document:
-    recorded = json.loads((step / "digest.json").read_text(encoding="utf-8"))
+    recorded = json.loads((step / SUMS).read_text(encoding="utf-8"))[outputs.IMAGE]
     image = step / outputs.IMAGE
     if sha256_of(image) != recorded["sha256"]:
         raise LockError(

@@ -16,7 +16,6 @@ from uenv_builder.images.squashfs import write_squashfs
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import SquashfsOptions
 from uenv_builder.model.plan import Plan, Step
-from uenv_builder.system.files import sha256_of, write_json
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
 
@@ -103,13 +102,12 @@ class StepRunner:
             yield entry
 
     def _write_squashfs(self, below: Sequence[Path], into: Path) -> None:
-        output, image = self.inputs.recipe.outputs.squashfs, into / "image.squashfs"
+        output = self.inputs.recipe.outputs.squashfs
         write_squashfs(
             [read_layer(folder) for folder in below],
-            image,
+            into / "image.squashfs",
             SquashfsOptions(level=output.level, block_size=output.block_size_kib * 1024),
             epoch=self.inputs.lock.epoch,
             processors=self.session.jobs,
             listener=self.session.listener,
         )
-        write_json(into / "digest.json", {"sha256": sha256_of(image), "size": image.stat().st_size})
