@@ -26,6 +26,7 @@ from uenv_builder.model.lock import (
     LockedTarget,
     LockedUserland,
 )
+from uenv_builder.model.recipe import DebianBase
 from uenv_builder.model.system import Uarch
 from uenv_builder.sources.apt import ResolvedUserland, UnknownPackagesError, UserlandRequest, resolve_userland
 from uenv_builder.sources.wheel import WheelRequest, read_accelerator, resolve_wheels
@@ -108,6 +109,8 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     """The lock of the recipe for `uarch`; raises IncompatibleError with every reason why there is none."""
     if session.offline:
         raise UsageError("locking asks the mirrors and the index, and --offline forbids it")
+    _debian(loaded)
+    _require_components(loaded)
     older = None if upgrade.everything else _usable_lock(loaded, uarch)
     if upgrade.names and older:
         _require_known(upgrade.names, older)
@@ -167,8 +170,31 @@ def _lock_userland(
     return LockedUserland(releases=image.releases, packages=image.packages, compilers=compilers)
 
 
+def _debian(loaded: LoadedRecipe) -> DebianBase:
+    if loaded.recipe.base.debian is None:
+        raise IncompatibleError(
+            "this release checks a recipe on an OCI base, but resolves and builds Debian bases only", rule="base-oci",
+            position=loaded.evaluated.tree.position(("base", "oci")), hint="name `base: {debian: ...}`",
+        )  # fmt: skip
+    return loaded.recipe.base.debian
+
+
+def _require_components(loaded: LoadedRecipe) -> None:
+    pins = loaded.recipe.pins
+    found = [
+        Diagnostic(
+            rule="no-component", message=f"pins.{name}: this release has no component recipe that builds it",
+            position=loaded.evaluated.tree.position(("pins", name)),
+            hint="choose a network mode whose hooks bring it, and leave the pin out",
+        )
+        for name in ("aws_ofi_nccl", "libfabric", "libcxi", "gdrcopy", "openmpi") if getattr(pins, name)
+    ]  # fmt: skip
+    if found:
+        raise IncompatibleError.collect(found)
+
+
 def _request(loaded: LoadedRecipe, architecture: str, packages: Sequence[str]) -> UserlandRequest:
-    debian = loaded.recipe.base.debian
+    debian = _debian(loaded)
     return UserlandRequest(
         suites=(debian.suite, *(debian.suite + pocket for pocket in debian.pockets)),
         components=tuple(debian.components),
@@ -179,7 +205,7 @@ def _request(loaded: LoadedRecipe, architecture: str, packages: Sequence[str]) -
 
 
 def _image_request(loaded: LoadedRecipe, architecture: str) -> UserlandRequest:
-    debian = loaded.recipe.base.debian
+    debian = _debian(loaded)
     request = _request(loaded, architecture, debian.packages)
     return replace(request, essential=debian.essential, recommends=debian.recommends)
 
@@ -208,9 +234,9 @@ def _resolve_near(
 def _at_packages(loaded: LoadedRecipe, error: UnknownPackagesError) -> list[Diagnostic]:
     places: dict[str, Position | None] = {
         package.partition("=")[0]: loaded.evaluated.tree.position(("base", "debian", "packages", number))
-        for number, package in enumerate(loaded.recipe.base.debian.packages)
+        for number, package in enumerate(_debian(loaded).packages)
     }
-    suite = loaded.recipe.base.debian.suite
+    suite = _debian(loaded).suite
     return [
         Diagnostic(
             rule="unknown-package", message=f'Debian {suite} has no package "{name}" for this architecture',
@@ -230,7 +256,7 @@ def _require_python(loaded: LoadedRecipe, python: str, packages: Sequence[Locked
         return
     position = loaded.evaluated.tree.position(("pins", "python"))
     others = sorted(match[1] for name in names if (match := re.fullmatch(r"python(3\.\d+)-minimal", name)))
-    suite = loaded.recipe.base.debian.suite
+    suite = _debian(loaded).suite
     if others:
         raise IncompatibleError(
             f"Python {python} is pinned, but Debian {suite} has Python {', '.join(others)}",

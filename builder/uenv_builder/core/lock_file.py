@@ -15,6 +15,9 @@ from uenv_builder.model.system import Uarch
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_FIRST_PINS = ("python", "cuda", "nccl", "pytorch")
+"""Those that the digest has held from the beginning, set or not; others only where they are set, so that a new kind of
+pin makes no lock stale."""
 _HEADER = (
     "# Written by `uenv lock`; commit it beside the recipe. It names no mirror: any one serves, the sha256 decides.\n"
 )
@@ -22,10 +25,16 @@ _HEADER = (
 
 def recipe_digest(recipe: Recipe, uarch: Uarch) -> str:
     """The digest of everything in `recipe` that a resolver is asked for; a change elsewhere leaves a lock valid."""
+    base = recipe.base
     asked: Json = {
         "uarch": uarch.name,
-        "debian": recipe.base.debian.model_dump(mode="json"),
-        "pins": recipe.pins.model_dump(mode="json"),
+        **({"debian": base.debian.model_dump(mode="json")} if base.debian else {}),
+        **({"oci": base.oci.model_dump(mode="json")} if base.oci else {}),
+        "pins": {
+            name: version
+            for name, version in recipe.pins.model_dump(mode="json").items()
+            if version or name in _FIRST_PINS
+        },
         "requirements": recipe.python.requirements,
         "constraints": recipe.python.constraints,
         "byte_compile": recipe.python.byte_compile,

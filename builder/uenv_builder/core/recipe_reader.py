@@ -34,6 +34,7 @@ FORMS = {
     r"^-[a-z-]+$": "what is added to the suite's name, for example -updates",
     r"^3\.[0-9]+$": 'Python\'s first two numbers in quotes, for example "3.13"',
     r"^[0-9]+\.[0-9]+$": 'the first two numbers in quotes, for example "13.0"',
+    r"^[^\s@]+(@sha256:[0-9a-f]{64})?$": "an image of a registry, for example registry.example/name:tag@sha256:...",
     r"^0?[0-7]{3}$": 'an octal mode in quotes, for example "0644"',
 }
 """The patterns of model/recipe.py in words."""

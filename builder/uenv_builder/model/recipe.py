@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from uenv_builder.model.system import NetworkMode
 
@@ -45,11 +46,30 @@ class DebianBase(_Section):
     """Package names, or `NAME=VERSION`; what these depend on comes with them."""
 
 
-class Base(_Section):
-    """What the image stands on."""
+class OciBase(_Section):
+    """An image of a registry as the userland; what it leaks into every job can be taken out of it."""
 
-    debian: DebianBase
+    image: Annotated[str, Field(pattern=r"^[^\s@]+(@sha256:[0-9a-f]{64})?$", max_length=400)]
+    """Registry, name and tag, with the digest that pins it: registry.example/name:tag@sha256:..."""
+    remove: list[AbsolutePath] = []
+    """Files and folders of it that the image shall not have; `*` stands for any text within a name."""
+    unset: list[str] = []
+    """Variables of it that the image shall not have."""
+
+
+class Base(_Section):
+    """What the image stands on: exactly one of these."""
+
+    debian: DebianBase | None = None
     """The userland, from packages of Debian."""
+    oci: OciBase | None = None
+    """The userland, from an image of a registry."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.debian is None) == (self.oci is None):
+            raise PydanticCustomError("one_base", "name exactly one base: debian or oci")
+        return self
 
 
 class Pins(_Section):
@@ -63,6 +83,16 @@ class Pins(_Section):
     """Version of the NCCL wheel that torch loads."""
     pytorch: VersionText | None = None
     """Version of torch; it is then required, too."""
+    aws_ofi_nccl: VersionText | None = None
+    """Version of the NCCL plugin for libfabric that the image brings; for network mode `image`."""
+    libfabric: VersionText | None = None
+    """Version of libfabric that the image brings; for network mode `image`."""
+    libcxi: VersionText | None = None
+    """Slingshot Host Software release that libcxi and the headers of the NIC come from; for network mode `image`."""
+    gdrcopy: VersionText | None = None
+    """Version of gdrcopy that libfabric is built with."""
+    openmpi: VersionText | None = None
+    """Version of Open MPI that the image brings."""
 
 
 class PythonSection(_Section):
@@ -170,6 +200,8 @@ class Recipe(_Section):
     """What the EDF files say beside the image."""
     files: list[AddedFile] = []
     """Files of the recipe's folder to add."""
+    accept: dict[str, Annotated[str, Field(min_length=3)]] = {}
+    """Warnings that are known and wanted: the rule's id, and the reason. Errors cannot be accepted."""
     checks: dict[str, dict[str, Any]] = {}
     """By the check's name, its parameters; `required: false` keeps a check from deciding the verdict."""
     outputs: Outputs = Outputs()

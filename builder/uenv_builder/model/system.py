@@ -31,6 +31,21 @@ class Uarch(_Frozen):
     """The core that qemu-user shall emulate: one without software pointer authentication is much faster."""
 
 
+class HookStack(_Frozen):
+    """What the host's container hooks put into a container in one network mode: versions, and variables."""
+
+    libfabric: str | None = None
+    """Version of the libfabric that the hook brings."""
+    aws_ofi_nccl: str | None = None
+    """Version of the NCCL plugin that the hook brings."""
+    glibc: str | None = None
+    """The newest glibc symbol version that the hook's libraries ask of the image's C library, where it is known."""
+    env: dict[str, str] = {}
+    """Variables that the hook sets when a container starts."""
+    source: str = ""
+    """Where versions and variables were read."""
+
+
 class LaunchOptions(_Frozen):
     """How jobs start on a system: what every sbatch script and srun line of it carries."""
 
@@ -67,5 +82,11 @@ class System(_Frozen):
     asks for them; `*` stands for any text."""
     hook_libraries: dict[NetworkMode, tuple[str, ...]] = {}
     """Shared libraries that the host's network hooks put into the container, by network mode; written as above."""
+    driver: str | None = None
+    """Version of the GPU driver on the nodes, such as 590.48.01."""
+    slingshot: str | None = None
+    """The host's Slingshot Host Software release, such as 13.1.0; None where the network is another one."""
+    hooks: dict[NetworkMode, HookStack] = {}
+    """What the host's hooks bring, by network mode."""
     sources: tuple[str, ...] = ()
     """Where these values were read."""

@@ -1,0 +1,141 @@
+"""What rules look at: one target of a recipe, with what its lock and its system say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from packaging.version import Version
+
+from uenv_builder.core.environment import compose_environment
+from uenv_builder.core.yaml_tree import Path
+from uenv_builder.model.lock import Lock
+from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.system import HookStack, System, Uarch
+
+Origin = Literal["recipe", "lock", "system"]
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One piece of software in a version; `origin` says who decided it, `at` where the recipe does (or could)."""
+
+    name: str
+    text: str
+    """The version as written."""
+    origin: Origin
+    at: Path
+
+    @property
+    def version(self) -> Version:
+        """The version, for comparisons."""
+        return Version(self.text)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One target of a recipe. `lock` is None where there is none yet, or it is stale."""
+
+    recipe: Recipe
+    system: System
+    uarch: Uarch
+    lock: Lock | None = None
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the nodes have a GPU."""
+        return self.uarch.gpu is not None
+
+    @property
+    def slingshot(self) -> bool:
+        """Whether the system's network is Slingshot."""
+        return self.system.slingshot is not None
+
+    @property
+    def hooks(self) -> HookStack | None:
+        """What the host's hooks bring in the recipe's network mode."""
+        return self.system.hooks.get(self.recipe.network)
+
+    @property
+    def by_hooks(self) -> bool:
+        """Whether the network stack comes from the host's hooks."""
+        return self.recipe.network in {"hook-host", "hook-artifact"}
+
+    @cached_property
+    def env(self) -> dict[str, str]:
+        """The variables of a job: those that the hooks set, under those of the image (the system's and the recipe's),
+        under those of the EDF.
+        """
+        image = compose_environment(self.system, self.recipe.network, self.recipe.env)
+        return {**(self.hooks.env if self.hooks else {}), **image, **self.recipe.edf.env}
+
+    @cached_property
+    def srun_options(self) -> tuple[str, ...]:
+        """The options of srun that the system's launch line has in this network mode."""
+        launch = self.system.launch
+        return (*launch.srun, *launch.network_srun.get(self.recipe.network, ()))
+
+    @property
+    def python(self) -> Component | None:
+        """Python, in two numbers."""
+        return self._pinned("python", self.lock.python.version if self.lock and self.lock.python else None)
+
+    @property
+    def torch(self) -> Component | None:
+        """torch."""
+        return self._pinned("pytorch", self._wheel("torch"))
+
+    @property
+    def cuda(self) -> Component | None:
+        """CUDA, as pinned, else as the locked torch was built for (two numbers)."""
+        accelerator = self.lock.accelerator if self.lock else None
+        return self._pinned("cuda", accelerator.cuda if accelerator else None)
+
+    @property
+    def nccl(self) -> Component | None:
+        """NCCL, as pinned, else as the locked torch brings it."""
+        accelerator = self.lock.accelerator if self.lock else None
+        return self._pinned("nccl", accelerator.nccl if accelerator else None)
+
+    @property
+    def aws_ofi_nccl(self) -> Component | None:
+        """The NCCL plugin for libfabric: the image's, else the hooks'."""
+        return self._pinned("aws_ofi_nccl") or self._hooked("aws_ofi_nccl")
+
+    @property
+    def libfabric(self) -> Component | None:
+        """libfabric: the image's, else the hooks'."""
+        return self._pinned("libfabric") or self._hooked("libfabric")
+
+    @property
+    def libcxi(self) -> Component | None:
+        """The Slingshot release of the image's libcxi."""
+        return self._pinned("libcxi")
+
+    def wheel(self, name: str) -> Component | None:
+        """The wheel of that normalised name in the lock."""
+        version = self._wheel(name)
+        return Component(name, version, "lock", ("python", "requirements")) if version else None
+
+    def deb(self, name: str) -> Component | None:
+        """The Debian package of that name in the lock; its version is Debian's, which `version` may refuse."""
+        packages = self.lock.userland.packages if self.lock else ()
+        for package in packages:
+            if package.name == name:
+                return Component(name, package.version, "lock", ("base", "debian", "packages"))
+        return None
+
+    def _wheel(self, name: str) -> str | None:
+        wheels = self.lock.python.wheels if self.lock and self.lock.python else ()
+        return next((wheel.version for wheel in wheels if wheel.name == name), None)
+
+    def _pinned(self, name: str, locked: str | None = None) -> Component | None:
+        pinned = getattr(self.recipe.pins, name)
+        if pinned:
+            return Component(name, pinned, "recipe", ("pins", name))
+        return Component(name, locked, "lock", ("pins",)) if locked else None
+
+    def _hooked(self, name: str) -> Component | None:
+        version = getattr(self.hooks, name) if self.hooks else None
+        return Component(name, version, "system", ("network",)) if version else None
