@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from uenv_builder.core.environment import compose_environment
 from uenv_builder.core.yaml_tree import Path
@@ -23,7 +23,7 @@ class Component:
 
     name: str
     text: str
-    """The version as written."""
+    """The version as written; one that packaging can read."""
     origin: Origin
     at: Path
 
@@ -116,15 +116,12 @@ class Subject:
     def wheel(self, name: str) -> Component | None:
         """The wheel of that normalised name in the lock."""
         version = self._wheel(name)
-        return Component(name, version, "lock", ("python", "requirements")) if version else None
+        return _component(name, version, "lock", ("python", "requirements"))
 
-    def deb(self, name: str) -> Component | None:
-        """The Debian package of that name in the lock; its version is Debian's, which `version` may refuse."""
+    def deb(self, name: str) -> str | None:
+        """The version of the locked Debian package of that name, as Debian writes it."""
         packages = self.lock.userland.packages if self.lock else ()
-        for package in packages:
-            if package.name == name:
-                return Component(name, package.version, "lock", ("base", "debian", "packages"))
-        return None
+        return next((package.version for package in packages if package.name == name), None)
 
     def _wheel(self, name: str) -> str | None:
         wheels = self.lock.python.wheels if self.lock and self.lock.python else ()
@@ -133,9 +130,18 @@ class Subject:
     def _pinned(self, name: str, locked: str | None = None) -> Component | None:
         pinned = getattr(self.recipe.pins, name)
         if pinned:
-            return Component(name, pinned, "recipe", ("pins", name))
-        return Component(name, locked, "lock", ("pins",)) if locked else None
+            return _component(name, pinned, "recipe", ("pins", name))
+        return _component(name, locked, "lock", ("pins",))
 
     def _hooked(self, name: str) -> Component | None:
         version = getattr(self.hooks, name) if self.hooks else None
-        return Component(name, version, "system", ("network",)) if version else None
+        return _component(name, version, "system", ("network",))
+
+
+def _component(name: str, text: str | None, origin: Origin, at: Path) -> Component | None:
+    """None also for a version that cannot be compared: of it nothing is known."""
+    try:
+        Version(text or "")
+    except InvalidVersion:
+        return None
+    return Component(name, text or "", origin, at)
