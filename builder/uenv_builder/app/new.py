@@ -11,6 +11,8 @@ from uenv_builder.core.yaml_tree import suggest
 from uenv_builder.model.errors import UsageError
 from uenv_builder.system.files import write_text
 from uenv_builder.system.resources import load_template
+from uenv_builder.system.settings import load_settings
+from uenv_builder.system.site_systems import read_site_systems
 
 
 def write_starter(folder: Path, *, system: str, uarch: str | None = None) -> Path:
@@ -32,7 +34,7 @@ def write_starter(folder: Path, *, system: str, uarch: str | None = None) -> Pat
 
 
 def _node_type(system: str, uarch: str | None) -> str:
-    systems = load_systems()
+    systems = load_systems(read_site_systems(load_settings().systems))
     if system not in systems:
         hint = suggest(system, list(systems)) or f"known systems: {', '.join(systems)}"
         raise UsageError(f'unknown system "{system}"', rule="unknown-system", hint=hint)

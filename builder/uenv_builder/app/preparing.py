@@ -11,7 +11,7 @@ from uenv_builder.core.environment import compose_environment
 from uenv_builder.core.etc_files import etc_files
 from uenv_builder.core.label import Label
 from uenv_builder.core.planning import PlanInputs, make_plan
-from uenv_builder.core.systems import load_systems, load_uarchs
+from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs, system_names
 from uenv_builder.core.yaml_tree import suggest
 from uenv_builder.images.squashfs import squashfs_tool_version
 from uenv_builder.model.errors import MissingToolError, RecipeError, UsageError
@@ -21,6 +21,8 @@ from uenv_builder.model.plan import Plan, StepKind
 from uenv_builder.model.recipe import Recipe, Target
 from uenv_builder.model.system import System, Uarch
 from uenv_builder.system.layer_blob import compressor_version
+from uenv_builder.system.settings import load_settings
+from uenv_builder.system.site_systems import read_site_systems
 
 _LAYERS: tuple[StepKind, ...] = ("userland", "bytecode", "wheel", "files", "finish")
 
@@ -52,9 +54,17 @@ class Prepared:
 
 
 def select(
-    loaded: LoadedRecipe, *, label: str | None = None, uarch: str | None = None, system: str | None = None
+    loaded: LoadedRecipe,
+    *,
+    label: str | None = None,
+    uarch: str | None = None,
+    system: str | None = None,
+    site: SystemFiles | None = None,
 ) -> Selection:
-    """The target that label and options name, by default the recipe's first; raises UsageError where none fits."""
+    """The target that label and options name, by default the recipe's first; raises UsageError where none fits.
+
+    `site` are the site's own systems; None means those of the settings.
+    """
     asked = Label.parse(label) if label else None
     uarch = uarch or (asked.uarch if asked else None)
     system = system or (asked.system if asked and asked.system != "*" else None)
@@ -67,20 +77,21 @@ def select(
         known = ", ".join(f"{target.system}%{target.uarch}" for target in targets)
         wanted = f"{system or '*'}%{uarch or '*'}"
         raise UsageError(f"{loaded.path}: has no target {wanted}", rule="no-target", hint=f"its targets: {known}")
-    return _selection(loaded, fitting[0], asked)
+    site = read_site_systems(load_settings().systems) if site is None else site
+    return _selection(loaded, fitting[0], asked, site)
 
 
-def _selection(loaded: LoadedRecipe, target: Target, asked: Label | None) -> Selection:
+def _selection(loaded: LoadedRecipe, target: Target, asked: Label | None, site: SystemFiles) -> Selection:
     recipe = loaded.recipe
     position = loaded.evaluated.tree.position(("targets", recipe.targets.index(target)))
-    systems, uarchs = load_systems(), load_uarchs()
+    systems, uarchs = system_names(site), load_uarchs()
     if target.system not in systems:
         hint = suggest(target.system, list(systems)) or f"known systems: {', '.join(systems)}"
         raise RecipeError(f'unknown system "{target.system}"', rule="unknown-system", position=position, hint=hint)
     if target.uarch not in uarchs:
         hint = suggest(target.uarch, list(uarchs)) or f"known node types: {', '.join(uarchs)}"
         raise RecipeError(f'unknown uarch "{target.uarch}"', rule="unknown-uarch", position=position, hint=hint)
-    system = systems[target.system]
+    system = load_system(target.system, site)
     if target.uarch not in system.uarchs:
         message = f"{system.name} has no {target.uarch} nodes"
         hint = f"it has: {', '.join(system.uarchs)}"

@@ -18,13 +18,14 @@ from uenv_builder.checks import CheckContext, WantedCheck, report_files
 from uenv_builder.checks.run import complete_wanted, run_checks
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import parse_lock
-from uenv_builder.core.systems import load_systems, load_uarchs
+from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.model.system import Uarch
 from uenv_builder.sandboxes import OpenImage, Sandbox
 from uenv_builder.system.files import sha256_of
+from uenv_builder.system.site_systems import read_site_systems
 
 _DETAIL_LINES = 12
 """Of a failed check's details, on a terminal: some programs end with a page of advice."""
@@ -47,7 +48,7 @@ def run_report(session: Session, build: BuiltImage) -> Report:
     """Run every check that the build's image should get on this machine."""
     uarch = load_uarchs()[build.manifest["uarch"]]
     sandbox = sandbox_for(build)
-    context = _context(build, uarch, sandbox)
+    context = _context(build, uarch, sandbox, read_site_systems(session.settings.systems))
     wanted = wanted_checks(build.manifest["checks"], context.lock)
     started = datetime.now(tz=UTC).isoformat(timespec="seconds")
     if problems := sandbox.problems(uarch.machine):
@@ -69,8 +70,8 @@ def run_report(session: Session, build: BuiltImage) -> Report:
     )
 
 
-def _context(build: BuiltImage, uarch: Uarch, sandbox: Sandbox) -> CheckContext:
-    system = load_systems()[build.manifest["system"]]
+def _context(build: BuiltImage, uarch: Uarch, sandbox: Sandbox, site: SystemFiles) -> CheckContext:
+    system = load_system(build.manifest["system"], site)
     path = build.folder / "lock.yaml"
     lock = parse_lock(path.read_text(encoding="utf-8"), str(path))
     return CheckContext(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 NetworkMode = Literal["image", "hook-host", "hook-artifact", "none"]
+Text = Annotated[str, Field(min_length=3)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+LEFT_OUT = "unset"
+"""What `ContractVariable.others` calls the choice to leave a variable out."""
 
 
 class _Frozen(BaseModel):
@@ -29,6 +34,34 @@ class Uarch(_Frozen):
     """The GPU's compute capability, such as sm_90; none for a node without one."""
     qemu_cpu: str | None = None
     """The core that qemu-user shall emulate: one without software pointer authentication is much faster."""
+
+
+class Reason(_Frozen):
+    """Why something is as it is, and where that was read."""
+
+    reason: Text
+    source: Text
+
+
+class ContractVariable(Reason):
+    """One variable of a system's contract with its story. A mode that has no value leaves the variable alone."""
+
+    values: dict[NetworkMode, str] = {}
+    """What images carry, by network mode."""
+    unset: tuple[NetworkMode, ...] = ()
+    """Modes in which it must not be set at all: images leave it out, views of a uenv take it away."""
+    others: dict[str, Text] = {}
+    """Values that others choose, and who does; `unset` for those who leave the variable out."""
+
+    @model_validator(mode="after")
+    def _not_contradictory(self) -> Self:
+        both = sorted(set(self.values) & set(self.unset))
+        if both:
+            raise PydanticCustomError("value_and_unset", "has a value and is unset in {mode}", {"mode": both[0]})
+        same = sorted(set(self.values.values()) & set(self.others))
+        if same:
+            raise PydanticCustomError("other_value", 'others have "{value}", as values have', {"value": same[0]})
+        return self
 
 
 class HookStack(_Frozen):
@@ -56,6 +89,8 @@ class LaunchOptions(_Frozen):
     """Options of srun that every job needs, such as `--mpi=pmix`."""
     network_srun: dict[NetworkMode, tuple[str, ...]] = {}
     """Further options by network mode, such as `--network=disable_rdzv_get`."""
+    reasons: dict[str, Reason] = {}
+    """Why, by option as it is written above; `ranks_per_node`, `cpus_per_rank` and `gpus_per_node` for these."""
 
 
 class System(_Frozen):
@@ -68,9 +103,10 @@ class System(_Frozen):
     """The network modes that the system can run."""
     launch: LaunchOptions
     contract: str = ""
-    """Name and version of what `env`, `annotations` and `launch` promise; the version is raised when they change."""
-    env: dict[NetworkMode, dict[str, str]] = {}
-    """Variables that the image carries, by network mode."""
+    """Name and version of what `variables`, `annotations`, `hooks` and `launch` promise; the version is raised when
+    they change."""
+    variables: dict[VariableName, ContractVariable] = {}
+    """The variables of the contract by name."""
     annotations: dict[NetworkMode, dict[str, str]] = {}
     """EDF annotations of Container Engine, by network mode."""
     sarus_annotations: dict[NetworkMode, dict[str, str]] = {}
@@ -90,3 +126,14 @@ class System(_Frozen):
     """What the host's hooks bring, by network mode."""
     sources: tuple[str, ...] = ()
     """Where these values were read."""
+    reasons: dict[str, Reason] = {}
+    """Why another field (such as `driver`) is as it is, by its name."""
+
+    @property
+    def env(self) -> dict[NetworkMode, dict[str, str]]:
+        """The variables that images carry, by network mode; a mode without any is left out."""
+        found: dict[NetworkMode, dict[str, str]] = {}
+        for name, variable in self.variables.items():
+            for mode, value in variable.values.items():
+                found.setdefault(mode, {})[name] = value
+        return found

@@ -35,6 +35,8 @@ class Settings:
     """Folders that hold artefacts by sha256; asked before any server."""
     recipe_path: tuple[str, ...] = ()
     """Folders that recipes are looked up in by name, before those that come with the builder."""
+    systems: tuple[str, ...] = ()
+    """Folders that hold a site's own systems, one NAME.yaml each; the environment's UENV_SYSTEM_PATH wins."""
     files: tuple[str, ...] = field(default=(), metadata={"internal": True})
     """The files that these settings were read from, strongest first."""
 
@@ -53,6 +55,8 @@ def load_settings() -> Settings:
     settings = replace(Settings(**values), files=tuple(str(path) for path in found))  # type: ignore[arg-type]
     if path_list := os.environ.get("UENV_RECIPE_PATH"):
         settings = replace(settings, recipe_path=tuple(path_list.split(os.pathsep)))
+    if path_list := os.environ.get("UENV_SYSTEM_PATH"):
+        settings = replace(settings, systems=tuple(path_list.split(os.pathsep)))
     return settings
 
 
