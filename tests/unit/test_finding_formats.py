@@ -205,7 +205,8 @@ def test_control_characters_do_not_break_the_xml():
 
 texts = st.text(max_size=40)
 diagnostics = st.builds(
-    Diagnostic, rule=st.from_regex(r"[a-z]{1,3}(-[a-z])?", fullmatch=True), message=texts, severity=st.sampled_from(["error", "warning", "note"]),
+    Diagnostic, rule=st.from_regex(r"[a-z]{1,3}(-[a-z])?", fullmatch=True), message=texts,
+    severity=st.sampled_from(["error", "warning", "note"]),
     position=st.none() | st.builds(Position, texts, st.integers(-1, 10**6), st.integers(-1, 10**6)),
     hint=st.none() | texts, source=st.none() | texts,
 )  # fmt: skip
