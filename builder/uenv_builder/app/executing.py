@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from uenv_builder.app.outputs import BuiltImage, open_build
+from uenv_builder.core.environment import VARIABLE_NAME
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.model.errors import MissingToolError, UsageError
 from uenv_builder.sandboxes import SANDBOXES, Bind, Command, OpenImage, Sandbox
@@ -34,13 +36,18 @@ def open_image(build: BuiltImage) -> OpenImage:
     return OpenImage(require_sandbox(build), build.image)
 
 
-def execute(path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool) -> int:
-    """Run `argv` (default: the image's own command) in the image of the build at `path`; returns its exit code."""
+def execute(
+    path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool, variables: Sequence[str] = ()
+) -> int:
+    """Run `argv` (default: the image's own command) in the image of the build at `path`; returns its exit code.
+
+    `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's.
+    """
     build = open_build(path)
     config = build.manifest["config"]
     command = Command(
         argv=tuple(argv) or tuple(config["cmd"]),
-        env=config["env"],
+        env={**config["env"], **dict(_variable(text) for text in variables)},
         workdir=config["workdir"],
         binds=tuple(_bind(text) for text in binds),
         network=network,
@@ -49,6 +56,18 @@ def execute(path: Path, argv: Sequence[str], *, binds: Sequence[str], network: b
     )
     sys.stdout.flush()
     return require_sandbox(build).run(build.image, command).returncode
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not VARIABLE_NAME.match(name):
+        raise UsageError(
+            f'--env {text}: "{name}" is no name of an environment variable',
+            hint="write --env NAME=VALUE, or --env NAME",
+        )
+    if not sign and name not in os.environ:
+        raise UsageError(f"--env {text}: {name} is not set here", hint=f"write --env {name}=VALUE, or set it before")
+    return name, value if sign else os.environ[name]
 
 
 def _bind(text: str) -> Bind:
