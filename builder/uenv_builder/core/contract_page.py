@@ -25,8 +25,8 @@ What a job sets wins over the image, by the way of the engine that starts it:
 | this builder | `uenv exec --env NAME=VALUE` | `env -u NAME` before the command |
 
 In the first two rows it is not enough to export a variable before `srun`: what the image has wins over the host's.
-Inside the container, `export` in a script always works. A login shell there keeps what is set, the empty value included,
-and sets what is missing.
+Inside the container, `export` in a script always works. A login shell there keeps what is set, the empty value too, and
+sets what is missing.
 """
 
 
