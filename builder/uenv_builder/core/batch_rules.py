@@ -24,7 +24,7 @@ RULES: dict[str, Callable[[Job], Iterator[Spot]]] = {
 def check_batch_script(content: bytes, file: str, context: BatchContext) -> tuple[BatchScript, list[Diagnostic]]:
     """The batch script `content` and what is wrong with it, in the order of its lines; `file` is its name.
 
-    Rules about variables that recipes and EDF files share are not among these: they run over each step's `runtime(...)`.
+    Rules about variables that recipes and EDF files share are not among these: they look at `runtime(...)`.
     """
     script = read_batch_script(content, file)
     job = Job(script, context)
