@@ -24,7 +24,7 @@ _CONDITIONS = {
     "case_item",
 }  # fmt: skip
 _NO_ARGUMENT = {
-    "file_redirect", "heredoc_redirect", "herestring_redirect", "variable_assignment", "comment", "command_name",
+    "file_redirect", "heredoc_redirect", "herestring_redirect", "variable_assignment", "comment",
 }  # fmt: skip
 _MAX_DEPTH = 4
 
@@ -203,8 +203,10 @@ class _Reader:
         elif node.type in {"declaration_command", "unset_command"}:
             self._take_declaration(node, block)
         elif node.type == "variable_assignment" and (node.parent is None or node.parent.type in _STATEMENTS):
-            kind: Literal["set", "export"] = "export" if self.export_all else "set"
-            self.settings += self._assignment(node, block, kind)
+            if self._is_option(node):
+                word = self._word(node)
+                self.commands.append(Command(words=(word,), offset=word.offset, block=block))
+            self.settings += self._assignment(node, block, "export" if self.export_all else "set")
         elif node.type == "heredoc_body":
             self.texts.append((self.places[node.start_byte], self.places[node.end_byte]))
         elif node.type == "for_statement" and (name := node.child_by_field_name("variable")) is not None:
@@ -217,10 +219,7 @@ class _Reader:
             for child in node.children if child.type == "variable_assignment"
             for setting in self._assignment(child, block, "export")
         ]  # fmt: skip
-        name = node.child_by_field_name("name")
-        words = [self._word(child) for child in node.children if child.type not in _NO_ARGUMENT]
-        if name is not None:
-            words.insert(0, self._word(name))
+        words = list(self._words(node))
         command = unwrap(Command(words=tuple(words), assigned=tuple(assigned), block=block,
                                  offset=words[0].offset if words else self.places[node.start_byte]))  # fmt: skip
         self.commands.append(command)
@@ -254,7 +253,9 @@ class _Reader:
         name, value = node.child_by_field_name("name"), node.child_by_field_name("value")
         if name is None or name.type != "variable_name":
             return []
-        label = self.content[name.start_byte : name.end_byte].decode("utf-8", "replace")
+        label = self._word(name).text
+        if not label.isidentifier():
+            return []
         added = any(child.type == "+=" for child in node.children)
         text, raw = "", ""
         if value is not None:
@@ -264,7 +265,25 @@ class _Reader:
         return [Setting(name=label, value=known, raw=raw, kind=kind, offset=self.places[name.start_byte], block=block)]
 
     def _word(self, node: Node) -> Word:
-        return read_word(node, self.content, self.places)
+        return read_word([node], self.content, self.places)
+
+    def _is_option(self, node: Node) -> bool:
+        """Whether an assignment by the grammar is none for a shell: `--mpi=pmix` where a command begins."""
+        name = node.child_by_field_name("name")
+        return node.type == "variable_assignment" and name is not None and not self._word(name).text.isidentifier()
+
+    def _words(self, node: Node) -> Iterator[Word]:
+        """The words of a command: the grammar may have two nodes for one."""
+        together: list[Node] = []
+        for child in node.children:
+            if child.type in _NO_ARGUMENT and not self._is_option(child):
+                continue
+            if together and together[-1].end_byte != child.start_byte:
+                yield read_word(together, self.content, self.places)
+                together = []
+            together.append(child)
+        if together:
+            yield read_word(together, self.content, self.places)
 
 
 _STATEMENTS = {

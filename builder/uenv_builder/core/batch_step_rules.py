@@ -196,13 +196,23 @@ def _uenv_and_environment(job: Job) -> Iterator[Spot]:
 
 def _cpus_per_task(job: Job) -> Iterator[Spot]:
     option = job.script.job("cpus-per-task")
-    if option is None or option.constant == "1":
+    if option is None or option.constant == "1" or _has_newer_slurm(job):
         return
     for step in job.steps:
         given = step.options.get("cpus-per-task", "cpus-per-gpu", "tres-per-task", "exclusive")
         if given is None and not step.options.open and "SRUN_CPUS_PER_TASK" not in job.script.exported(step):
             yield Spot(step.offset, "Slurm 22.05 and 23.02 do not hand the job's --cpus-per-task on to this srun")
             return
+
+
+def _has_newer_slurm(job: Job) -> bool:
+    """Whether jobs here use disable_rdzv_get: Slurm has had it since 23.11, and srun takes over the CPUs again there."""
+    system = job.context.system
+    used = [word for options in (system.launch.network_srun.values() if system else ()) for word in options]
+    used += [
+        option.value or "" for option in (job.script.job("network"), *(step.network for step in job.steps)) if option
+    ]
+    return any(_DISABLE_GET in word for word in used)
 
 
 RULES: dict[str, Callable[[Job], Iterator[Spot]]] = {

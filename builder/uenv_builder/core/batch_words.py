@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -101,13 +102,13 @@ class _Letters:
                 index, start = index + 1, start + width
 
 
-def read_word(node: Node, content: bytes, places: list[int]) -> Word:
-    """The word at `node` of the tree of `content`; `places` gives the file's byte for each byte of `content`."""
-    letters = _Letters(places)
-    for part in node.children if node.type in {"concatenation", "command_name"} and node.children else [node]:
-        _take(part, content, letters, first=part.start_byte == node.start_byte)
-    raw = _text(node, content)
-    return Word("".join(letters.text), tuple(letters.offsets), places[node.start_byte], raw, letters.splits)
+def read_word(nodes: Sequence[Node], content: bytes, places: list[int]) -> Word:
+    """The word that `nodes` of the tree of `content` are together; `places` has the file's byte for each of `content`."""
+    letters, start = _Letters(places), nodes[0].start_byte
+    for node in nodes:
+        _take(node, content, letters, first=node.start_byte == start)
+    raw = content[start : nodes[-1].end_byte].decode("utf-8", "replace")
+    return Word("".join(letters.text), tuple(letters.offsets), places[start], raw, letters.splits)
 
 
 def _take(node: Node, content: bytes, letters: _Letters, *, first: bool) -> None:
@@ -121,7 +122,7 @@ def _take(node: Node, content: bytes, letters: _Letters, *, first: bool) -> None
             _take(child, content, letters, first=False)
     elif node.type == "ansi_c_string":
         _take_ansi(text, start, letters)
-    elif node.type == "concatenation":
+    elif node.type in {"concatenation", "variable_assignment"} or (node.type == "command_name" and node.children):
         for child in node.children:
             _take(child, content, letters, first=first and child.start_byte == start)
     elif (node.type in _LITERAL or not node.is_named) and node.child_count == 0:
