@@ -60,7 +60,7 @@ GOOD = {
     "mpi": TWO + "srun --mpi=pmix --environment=a osu_bw\nexport SLURM_MPI_TYPE=pmix\nsrun --environment=a osu_bw\n",
     "mpi-on-host": TWO + "srun ./osu_bw\n",
     "torchrun-is-no-mpi": TWO + "srun --ntasks-per-node=1 --environment=a torchrun --nproc-per-node=4 $ARGS x.py\n",
-    "paths": '#!/bin/sh\nsrun --environment="$HOME/.edf/x.toml" a\nsrun --environment ~/.edf/x.toml a\nsrun --edf /x a\n',
+    "paths": '#!/bin/sh\nsrun --environment="$HOME/.edf/x.toml" a\nsrun --environment ~/x.toml a\nsrun --edf /x a\n',
     "folder-is-fixed": "#!/bin/sh\n#SBATCH -D /scratch/me\nsrun --environment=./x.toml a\n",
     "folder-is-changed": '#!/bin/sh\ncd "$SCRATCH"\nsrun --environment=./x.toml a\n',
     "image-path": "#!/bin/sh\nsrun --container-image=./a.sqsh a\nsrun --container-image=/x/a.sqsh a\n",
@@ -291,6 +291,7 @@ def test_the_environment_of_a_step_is_what_was_exported_before_it():
     first, second = script.steps
     assert script.environment(first) == {"A": "2", "B": None, "C": "d", "D": "d d", "F": None}
     assert script.environment(second) == {"C": "d", "H": "h"}
+    assert str(script.locate(("env", "H"), second)) == "job:11:6"
     assert [setting.name for setting in script.exports] == ["A", "B", "C", "D", "E", "F", "G"]
 
 
@@ -314,7 +315,7 @@ def test_the_runtime_of_a_step_in_a_container():
     assert found.srun_options == ("--mpi=pmix", "--environment=plain", "--network=no_vni,disable_rdzv_get")
     assert (found.multi_node, str(found.versions["libfabric"])) == (True, "2.6.0")
     assert str(script.locate(("env", "B"), step)) == "job:4:71"
-    assert str(script.locate(("env", "MINE"), step)) == "job:3:42"
+    assert str(script.locate(("env", "MINE"), step)) == "job:3:39"
     assert script.locate(("env", "NOWHERE"), step) is None
     assert script.locate(("pins",), step) is None
 
@@ -375,7 +376,8 @@ PIECES = st.sampled_from(
     [b"#!/bin/bash\n", b"#SBATCH ", b"--nodes=2", b" --environment=", b"srun ", b"bash -c ", b"'", b'"', b"\\", b"\n",
      b"$(", b")", b"${A[@]}", b"`", b"export A=", b"FI_CXI_RDZV_PROTO=alt_read ", b"torchrun --nnodes=2 ", b"<<EOF\n",
      b"EOF\n", b"if ", b"; then ", b"fi\n", b" && ", b" | ", b"{", b"}", b"\r\n", b"\0", b"\xff", "ü".encode(),
-     b"$'\\x",     b"env -u A B=c ", b"timeout ", b"uenv run a -- ", b"-", b"--", b"=", b"~", b"\xee\x80\x80", b"case x in a) ",
+     b"$'\\x", b"env -u A B=c ", b"timeout ", b"uenv run a -- ", b"-", b"--", b"=", b"~", b"\xee\x80\x80",
+     b"case x in a) ", b" --export=B=1,",
      b"unset A\n", b"read A\n", b" # ", b"((", b"]]", b"f() {", b"hetjob", b"-N"]
 )  # fmt: skip
 

@@ -128,6 +128,16 @@ class BatchScript:
 
     def exported(self, step: Step) -> dict[str, Setting]:
         """The setting that decides each variable that the script hands to srun, for `step`."""
+        if step.offset not in self._exported:
+            self._exported[step.offset] = self._export(step)
+        return self._exported[step.offset]
+
+    @cached_property
+    def _exported(self) -> dict[int, dict[str, Setting]]:
+        """What was found already, by the step's place: each rule asks anew."""
+        return {}
+
+    def _export(self, step: Step) -> dict[str, Setting]:
         values: dict[str, Setting] = {}
         exported: dict[str, Setting] = {}
         for setting, sure in self._before(step):
@@ -159,6 +169,9 @@ class BatchScript:
             inner = [setting for setting in step.inside if setting.name == at[1]]
             decisive = self.exported(step).get(str(at[1]))
             settings = inner or ([decisive] if decisive else settings)
+            option = step.options.get("export")
+            if not inner and option is not None and f",{at[1]}=" in f",{option.value}":
+                return self.position(option.offset)
         offsets = [setting.offset for setting in settings if setting.name == at[1]]
         return self.position(offsets[-1]) if offsets else None
 

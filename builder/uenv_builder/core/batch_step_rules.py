@@ -206,7 +206,7 @@ def _cpus_per_task(job: Job) -> Iterator[Spot]:
 
 
 def _has_newer_slurm(job: Job) -> bool:
-    """Whether jobs here use disable_rdzv_get: Slurm has had it since 23.11, and srun takes over the CPUs again there."""
+    """Whether jobs here use disable_rdzv_get: Slurm has it since 23.11, where srun takes over the CPUs again."""
     system = job.context.system
     used = [word for options in (system.launch.network_srun.values() if system else ()) for word in options]
     used += [

@@ -103,7 +103,7 @@ class _Letters:
 
 
 def read_word(nodes: Sequence[Node], content: bytes, places: list[int]) -> Word:
-    """The word that `nodes` of the tree of `content` are together; `places` has the file's byte for each of `content`."""
+    """The word that `nodes` of the tree of `content` are together; `places` has the file's byte for each byte of it."""
     letters, start = _Letters(places), nodes[0].start_byte
     for node in nodes:
         _take(node, content, letters, first=node.start_byte == start)
