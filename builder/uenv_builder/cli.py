@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ParamSpec, Self
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from uenv_builder import __version__
@@ -30,15 +26,27 @@ from uenv_builder.app import (
 from uenv_builder.app import lock as locking
 from uenv_builder.app.preparing import Prepared, prepare, select
 from uenv_builder.app.recipes import find_recipe, load_recipe
-from uenv_builder.app.session import Session
+from uenv_builder.commands import check as checks
+from uenv_builder.commands import explain as explains
+from uenv_builder.commands.shared import (
+    DebugOption,
+    ImageArgument,
+    JobsOption,
+    JsonOption,
+    LabelArgument,
+    OfflineOption,
+    OutputOption,
+    QuietOption,
+    RecipeArgument,
+    Run,
+    SystemOption,
+    UarchOption,
+    VerboseOption,
+    complain,
+    verb,
+)
 from uenv_builder.core.digest import Document
-from uenv_builder.core.recipe_reader import recipe_schema
-from uenv_builder.model.errors import Diagnostic, UenvError, UsageError
-from uenv_builder.system.settings import load_settings
-from uenv_builder.system.terminal import close, listener_for
-
-_INTERRUPTED = 130
-_Parameters = ParamSpec("_Parameters")
+from uenv_builder.model.errors import UenvError
 
 app = typer.Typer(
     name="uenv",
@@ -55,111 +63,9 @@ app = typer.Typer(
 cache_app = typer.Typer(help="The store of downloads and layers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
 
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(metavar="RECIPE", help="A folder with a recipe.yaml, a file, or NAME[/VERSION] of a known recipe."),
-]
-LabelArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="[LABEL]", help="name/version[:tag]@system%uarch: picks the target and names the image."),
-]
-ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="The folder of a build, or its squashfs.")]
-UarchOption = Annotated[str | None, typer.Option("--uarch", help="Which of the recipe's targets, by its node type.")]
-SystemOption = Annotated[str | None, typer.Option("--system", help="Which of the recipe's targets, by its system.")]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use the store and local mirrors alone.")]
-JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps at once; default: the cores here.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results only.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Plain timed lines, and more of them.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The folder to write; default: build/NAME-VERSION-UARCH.")
-]
-
-
-def _verb(function: Callable[_Parameters, int | None]) -> Callable[_Parameters, None]:
-    """End the process with the exit code of what the verb raises, and say it in one place."""
-
-    @functools.wraps(function)
-    def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
-        try:
-            code = function(*args, **kwargs) or 0
-        except UenvError as error:
-            if kwargs.get("debug"):
-                traceback.print_exc()
-            _complain(error.diagnostics, as_json=bool(kwargs.get("as_json")))
-            code = error.exit_code
-        except KeyboardInterrupt:
-            sys.stderr.write("uenv: interrupted; nothing half written is left, and the next run goes on from here\n")
-            code = _INTERRUPTED
-        except Exception as error:
-            if kwargs.get("debug"):
-                raise
-            sys.stderr.write(f"uenv: internal error: {type(error).__name__}: {error}\n  hint: run again with --debug\n")
-            code = 1
-        raise typer.Exit(code)
-
-    return run
-
-
-def _complain(diagnostics: Sequence[Diagnostic], *, as_json: bool) -> None:
-    if as_json:
-        _print_json({"diagnostics": [_document(finding) for finding in diagnostics]})
-    for finding in diagnostics:
-        sys.stderr.write(f"{finding}\n")
-
-
-def _document(finding: Diagnostic) -> Document:
-    place = finding.position
-    return {
-        "severity": finding.severity,
-        "rule": finding.rule,
-        "message": finding.message,
-        "hint": finding.hint,
-        "source": finding.source,
-        "file": place.file if place else None,
-        "line": place.line if place else None,
-        "column": place.column if place else None,
-    }
-
-
-def _print_json(document: Document) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-class _Run:
-    """A session with somebody listening, for as long as a verb takes."""
-
-    def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, offline: bool = False,
-        jobs: int | None = None,
-    ) -> None:  # fmt: skip
-        self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
-        self._quiet, self._verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
-
-    def __enter__(self) -> Self:
-        self._listener = listener_for(quiet=self._quiet, verbose=self._verbose)
-        self.session = Session(settings=load_settings(), listener=self._listener, offline=self._offline)
-        if self._jobs:
-            self.session.jobs = self._jobs
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        close(self._listener)
-
-    def show(self, document: Document, lines: Sequence[str] = ()) -> None:
-        """The result: the document with --json, else the lines."""
-        close(self._listener)
-        if self.as_json:
-            _print_json(document)
-        else:
-            for line in lines:
-                self.console.print(line, markup=False)
-
 
 def _prepared(
-    run: _Run, recipe: str, label: str | None, *, uarch: str | None, system: str | None, locked: bool
+    run: Run, recipe: str, label: str | None, *, uarch: str | None, system: str | None, locked: bool
 ) -> Prepared:
     loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
     selection = select(loaded, label=label, uarch=uarch, system=system)
@@ -172,7 +78,7 @@ def _prepared(
 @app.command(
     epilog="Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked"
 )
-@_verb
+@verb
 def build(
     recipe: RecipeArgument,
     label: LabelArgument = None,
@@ -189,48 +95,23 @@ def build(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
-    debug: DebugOption = False,  # noqa: ARG001  (read by _verb)
+    debug: DebugOption = False,  # noqa: ARG001  (read by verb)
 ) -> int:
     """Lock where needed, build the squashfs and OCI images, write EDF and sbatch files, and test the image."""
-    with _Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs) as run:
+    with Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs) as run:
         prepared = _prepared(run, recipe, label, uarch=uarch, system=system, locked=locked)
         result = building.build(run.session, prepared, output=output, test=not no_test)
         run.show(result.document(), result.summary())
         return result.exit_code
 
 
-@app.command(epilog="Examples: uenv check recipes/pytorch/2.14; uenv check --schema > recipe.schema.json")
-@_verb
-def check(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="As for build.")] = None,
-    *,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,  # noqa: ARG001
-) -> None:
-    """Read a recipe and say all that is wrong with it; needs neither network nor root."""
-    if schema:
-        _print_json(recipe_schema())
-        return
-    if recipe is None:
-        raise UsageError(
-            "RECIPE is missing", hint="name a folder with a recipe.yaml, as in: uenv check recipes/mine/1.0"
-        )
-    with _Run(as_json=as_json, quiet=True) as run:
-        loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
-        findings = checking.check_recipe(loaded)
-        _complain(findings, as_json=False)
-        targets = [f"{target.system}%{target.uarch}" for target in loaded.recipe.targets]
-        document: Document = {
-            "recipe": str(loaded.path), "targets": targets, "diagnostics": [_document(finding) for finding in findings],
-        }  # fmt: skip
-        run.show(document, [f"{loaded.path}: ok ({', '.join(targets)})"])
+app.command("check", epilog=checks.EPILOG)(verb(checks.check))
 
 
 @app.command(
     epilog="Examples: uenv lock recipes/pytorch/2.14; uenv lock pytorch --upgrade numpy; uenv lock pytorch --check"
 )
-@_verb
+@verb
 def lock(
     recipe: RecipeArgument,
     *,
@@ -247,7 +128,7 @@ def lock(
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
     """Resolve a recipe to exact versions, sizes and hashes, for each of its node types (or the chosen one)."""
-    with _Run(as_json=as_json, quiet=quiet, verbose=verbose) as run:
+    with Run(as_json=as_json, quiet=quiet, verbose=verbose) as run:
         loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
         chosen = select(loaded, uarch=uarch, system=system).uarch.name if uarch or system else None
         names = [chosen] if chosen else list(dict.fromkeys(target.uarch for target in loaded.recipe.targets))
@@ -269,7 +150,7 @@ def lock(
 
 
 @app.command(epilog="Example: uenv plan recipes/pytorch/2.14 --json")
-@_verb
+@verb
 def plan(
     recipe: RecipeArgument,
     label: LabelArgument = None,
@@ -280,7 +161,7 @@ def plan(
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
     """Show the steps that a build takes, their ids, and which results the store already has."""
-    with _Run(as_json=as_json, quiet=True) as run:
+    with Run(as_json=as_json, quiet=True) as run:
         prepared = _prepared(run, recipe, label, uarch=uarch, system=system, locked=True)
         document = building.describe_plan(run.session, prepared)
         if as_json:
@@ -294,7 +175,7 @@ def plan(
 
 
 @app.command(epilog="Example: uenv render recipes/pytorch/2.14 --output environments/pytorch")
-@_verb
+@verb
 def render(
     recipe: RecipeArgument,
     label: LabelArgument = None,
@@ -307,7 +188,7 @@ def render(
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
     """Write what users select: EDF files and the sbatch script; or print them, without --output."""
-    with _Run(as_json=as_json, quiet=True) as run:
+    with Run(as_json=as_json, quiet=True) as run:
         prepared = _prepared(run, recipe, label, uarch=uarch, system=system, locked=True)
         texts = rendering.render_user_files(prepared, image=image)
         if output:
@@ -319,7 +200,7 @@ def render(
 
 
 @app.command("test", epilog="Example: uenv test build/python-mpi-1.0-x86_64")
-@_verb
+@verb
 def check_image(
     image: ImageArgument,
     *,
@@ -329,7 +210,7 @@ def check_image(
     debug: DebugOption = False,  # noqa: ARG001
 ) -> int:
     """Run the checks of a build inside its image again, and write the report beside it."""
-    with _Run(as_json=as_json, quiet=quiet, verbose=verbose) as run:
+    with Run(as_json=as_json, quiet=quiet, verbose=verbose) as run:
         report = testing.check_again(run.session, image)
         run.show(testing.report_document(report), testing.summary_lines(report))
         return testing.exit_code_of(report)
@@ -340,13 +221,19 @@ def check_image(
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
     epilog="Example: uenv exec build/python-mpi-1.0-x86_64 -- python3 -c 'import numpy; print(numpy.__version__)'",
 )
-@_verb
+@verb
 def execute(
     image: ImageArgument,
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND ...]", help="Default: a shell.")] = None,
     *,
     bind: Annotated[
         list[str] | None, typer.Option("--bind", help="SOURCE[:TARGET[:ro]] of this machine to show inside.")
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env", metavar="NAME[=VALUE]", help="A variable to set inside, over the image's; NAME alone: as here."
+        ),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Give it this machine's network.")] = False,
     debug: DebugOption = False,  # noqa: ARG001
@@ -355,23 +242,26 @@ def execute(
     words = list(command or [])
     # Options end at IMAGE, so that the command's own reach it; the usual -- after it is only a mark.
     argv = words[1:] if words[:1] == ["--"] else words
-    return executing.execute(image, argv, binds=bind or [], network=network)
+    return executing.execute(image, argv, binds=bind or [], network=network, variables=variable or [])
 
 
 @app.command(epilog="Example: uenv inspect build/pytorch-2.14-gh200 --json")
-@_verb
+@verb
 def inspect(image: ImageArgument, *, as_json: JsonOption = False, debug: DebugOption = False) -> None:  # noqa: ARG001
     """Show what a build holds: versions, environment, layers, digests, and the result of its checks."""
-    with _Run(as_json=as_json, quiet=True) as run:
+    with Run(as_json=as_json, quiet=True) as run:
         document = inspecting.describe_build(image)
         run.show(document, inspecting.lines(document))
 
 
+app.command("explain", epilog=explains.EPILOG)(verb(explains.explain))
+
+
 @app.command("doctor", epilog="Example: uenv doctor")
-@_verb
+@verb
 def examine(*, as_json: JsonOption = False, debug: DebugOption = False) -> int:  # noqa: ARG001
     """Say what is missing on this machine, and the command that installs it."""
-    with _Run(as_json=as_json, quiet=True) as run:
+    with Run(as_json=as_json, quiet=True) as run:
         findings = doctor.examine(run.session)
         marks = {True: "ok     ", False: "missing"}
         lines = [
@@ -384,7 +274,7 @@ def examine(*, as_json: JsonOption = False, debug: DebugOption = False) -> int: 
 
 
 @app.command("new", epilog="Example: uenv new recipes/mine/1.0")
-@_verb
+@verb
 def start_recipe(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write recipe.yaml.")],
     *,
@@ -398,26 +288,26 @@ def start_recipe(
 
 
 @cache_app.command("info", epilog="Example: uenv cache info")
-@_verb
+@verb
 def cache_info(*, as_json: JsonOption = False, debug: DebugOption = False) -> None:  # noqa: ARG001
     """Show where the store is and how much it holds."""
-    with _Run(as_json=as_json, quiet=True) as run:
+    with Run(as_json=as_json, quiet=True) as run:
         document = storing.describe(run.session.store)
         run.show(document, storing.lines(document))
 
 
 @cache_app.command("verify", epilog="Example: uenv cache verify")
-@_verb
+@verb
 def cache_verify(*, as_json: JsonOption = False, debug: DebugOption = False) -> int:  # noqa: ARG001
     """Read everything in the store, and drop what is damaged (exit code 5)."""
-    with _Run(as_json=as_json) as run:
+    with Run(as_json=as_json) as run:
         document = storing.verify(run.session)
         run.show(document, storing.damage_lines(document))
         return 5 if document["damaged"] else 0
 
 
 @cache_app.command("gc", epilog="Example: uenv cache gc --max-size 50G --older-than 30")
-@_verb
+@verb
 def cache_gc(
     *,
     max_size: Annotated[str | None, typer.Option("--max-size", help="Keep at most this much, such as 50G.")] = None,
@@ -428,7 +318,7 @@ def cache_gc(
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
     """Remove leftovers, then the results and downloads that were used least recently; never what a build uses now."""
-    with _Run(as_json=as_json, quiet=True) as run:
+    with Run(as_json=as_json, quiet=True) as run:
         document = storing.collect(run.session.store, max_size=max_size, older_than_days=older_than)
         run.show(document, [f"removed {document['removed']} entries, {document['freed_bytes'] / 1e6:.1f} MB"])
 
@@ -457,12 +347,12 @@ def _verbs() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; verbs that are not ours become the site's own uenv."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verb = next((word for word in given if not word.startswith("-")), None)
-    if verb is not None and verb not in _verbs():
+    asked = next((word for word in given if not word.startswith("-")), None)
+    if asked is not None and asked not in _verbs():
         try:
-            site_command.pass_on(verb, given, own=Path(sys.argv[0]), known=_verbs())
+            site_command.pass_on(asked, given, own=Path(sys.argv[0]), known=_verbs())
         except UenvError as error:
-            _complain(error.diagnostics, as_json=False)
+            complain(error.diagnostics, as_json=False)
             sys.exit(error.exit_code)
     app(args=given, prog_name="uenv")
 

@@ -1,37 +1,105 @@
-"""What `uenv check` finds beyond the form of a recipe: systems, environment, EDF settings, files, checks."""
+"""What `uenv check` finds in a recipe, beyond its form, and in a batch script."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from uenv_builder.app.edf_files import read_edf_variables
 from uenv_builder.app.preparing import select
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.checks import CHECKS
+from uenv_builder.core.batch_rules import BatchContext, check_batch_script
 from uenv_builder.core.edf import lint_edf_settings
 from uenv_builder.core.environment import check_environment
-from uenv_builder.core.systems import load_systems
-from uenv_builder.core.yaml_tree import Path, suggest
-from uenv_builder.model.errors import Diagnostic, Position, RecipeError, UenvError
+from uenv_builder.core.rules.verdicts import accept, is_incompatible, without_repetition
+from uenv_builder.core.systems import SystemFiles, load_system, system_names
+from uenv_builder.core.yaml_tree import Path as TreePath
+from uenv_builder.core.yaml_tree import YamlTree, suggest
+from uenv_builder.model.errors import Diagnostic, IncompatibleError, Position, RecipeError, UenvError, UsageError
+from uenv_builder.model.system import NetworkMode, System
+from uenv_builder.system.settings import load_settings
+from uenv_builder.system.site_systems import read_site_systems
+
+_SCRIPT_SUFFIXES = {".sbatch", ".slurm", ".sh", ".job"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptOptions:
+    """What a user tells about where a batch script runs."""
+
+    system: str | None = None
+    network: NetworkMode | None = None
 
 
 def check_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
-    """Warnings about the recipe; raises one RecipeError with everything where there are errors among the findings."""
-    found = [*_targets(loaded), *_environment(loaded), *_checks(loaded), *_edf(loaded)]
+    """Warnings and notes about the recipe; raises one error with everything where there are errors among the findings:
+    IncompatibleError if all of them mean that things cannot work together, else RecipeError.
+    """
+    findings = find_in_recipe(loaded)
+    if is_incompatible(findings):
+        raise IncompatibleError.collect(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise RecipeError.collect(findings)
+    return findings
+
+
+def find_in_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
+    """All that is wrong with the recipe, in the order of its lines, without what it accepts."""
+    site = read_site_systems(load_settings().systems)
+    found = [*_targets(loaded, site), *_environment(loaded), *_checks(loaded), *_edf(loaded, site)]
     try:
         added_contents(loaded)
     except RecipeError as error:
         found += error.diagnostics
-    if any(finding.severity == "error" for finding in found):
-        raise RecipeError.collect(found)
-    return found
+    tree = loaded.evaluated.tree
+    return without_repetition(accept(found, loaded.recipe.accept, tree.key_position))
 
 
-def _targets(loaded: LoadedRecipe) -> list[Diagnostic]:
-    found: list[Diagnostic] = []
+def is_batch_script(path: Path) -> bool:
+    """Whether the file at `path` is one for sbatch: by its suffix, or by its first bytes."""
+    if not path.is_file():
+        return False
+    if path.suffix in _SCRIPT_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:
+        return False
+
+
+def find_in_script(path: Path, options: ScriptOptions) -> list[Diagnostic]:
+    """All that is wrong with the batch script at `path`, in the order of its lines. Raises UsageError where it cannot
+    be read, or no system has the given name.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", rule="unreadable") from error
+    context = BatchContext(system=_named_system(options.system), network=options.network, read_edf=read_edf_variables)
+    _, findings = check_batch_script(content, str(path), context)
+    return findings
+
+
+def _named_system(name: str | None) -> System | None:
+    if name is None:
+        return None
+    site = read_site_systems(load_settings().systems)
+    known = list(system_names(site))
+    if name not in known:
+        hint = suggest(name, known) or f"known systems: {', '.join(known)}"
+        raise UsageError(f'unknown system "{name}"', rule="unknown-system", hint=hint)
+    return load_system(name, site)
+
+
+def _targets(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
     for target in loaded.recipe.targets:
         try:
-            select(loaded, uarch=target.uarch, system=target.system)
+            select(loaded, uarch=target.uarch, system=target.system, site=site)
         except UenvError as error:
-            found += [finding for finding in error.diagnostics if finding not in found]
-    return found
+            yield from error.diagnostics
 
 
 def _environment(loaded: LoadedRecipe) -> list[Diagnostic]:
@@ -39,36 +107,34 @@ def _environment(loaded: LoadedRecipe) -> list[Diagnostic]:
     return check_environment(loaded.recipe.env, lambda name: tree.key_position(("env", name)))
 
 
-def _edf(loaded: LoadedRecipe) -> list[Diagnostic]:
+def _edf(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
     recipe, tree = loaded.recipe, loaded.evaluated.tree
 
     def place(*path: str | int) -> Position | None:
         return tree.position(("edf", *path))
 
-    systems = load_systems()
-    found: list[Diagnostic] = []
+    known = system_names(site)
     for name in dict.fromkeys(target.system for target in recipe.targets):
-        findings = lint_edf_settings(recipe.edf, place, system=systems.get(name), network=recipe.network)
-        found += [finding for finding in findings if finding not in found]
-    return found
+        system = load_system(name, site) if name in known else None
+        yield from lint_edf_settings(recipe.edf, place, system=system, network=recipe.network)
 
 
-def _checks(loaded: LoadedRecipe) -> list[Diagnostic]:
-    found: list[Diagnostic] = []
+def _checks(loaded: LoadedRecipe) -> Iterator[Diagnostic]:
     for name, parameters in loaded.recipe.checks.items():
-        path: Path = ("checks", name)
-        position = loaded.evaluated.tree.key_position(path)
-        if name not in CHECKS:
-            hint = suggest(name, list(CHECKS)) or f"known checks: {', '.join(CHECKS)}"
-            found.append(
-                Diagnostic(rule="unknown-check", message=f'unknown check "{name}"', position=position, hint=hint)
-            )
-            continue
-        known = ["required", *CHECKS[name].parameters]
-        for key in parameters:
-            if key not in known:
-                where = loaded.evaluated.tree.key_position((*path, key))
-                hint = suggest(key, known) or f"its parameters: {', '.join(known)}"
-                message = f'check "{name}" has no parameter "{key}"'
-                found.append(Diagnostic(rule="unknown-key", message=message, position=where, hint=hint))
-    return found
+        yield from _check_findings(name, list(parameters), loaded.evaluated.tree)
+
+
+def _check_findings(name: str, keys: list[str], tree: YamlTree) -> Iterator[Diagnostic]:
+    path: TreePath = ("checks", name)
+    if name not in CHECKS:
+        hint = suggest(name, list(CHECKS)) or f"known checks: {', '.join(CHECKS)}"
+        position = tree.key_position(path)
+        yield Diagnostic(rule="unknown-check", message=f'unknown check "{name}"', position=position, hint=hint)
+        return
+    known = ["required", *CHECKS[name].parameters]
+    for key in keys:
+        if key not in known:
+            hint = suggest(key, known) or f"its parameters: {', '.join(known)}"
+            message = f'check "{name}" has no parameter "{key}"'
+            where = tree.key_position((*path, key))
+            yield Diagnostic(rule="unknown-key", message=message, position=where, hint=hint)
