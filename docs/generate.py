@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import typer
 
 from uenv_builder.checks import CHECKS
 from uenv_builder.cli import app
+from uenv_builder.core.contract_page import contract_page
 from uenv_builder.core.recipe_reader import recipe_schema
+from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.systems import load_systems, load_uarchs
 from uenv_builder.model import recipe as model
 
@@ -140,11 +143,45 @@ def systems_page() -> str:
     ]
     for system in load_systems().values():
         modes, nodes = ", ".join(system.networks), ", ".join(system.uarchs)
-        lines.append(f"| `{system.name}` | {nodes} | {modes} | {system.description} |")
+        lines.append(f"| [`{system.name}`](systems/{system.name}.md) | {nodes} | {modes} | {system.description} |")
     lines += ["", "| node type | machine | processor | GPU |", "|---|---|---|---|"]
     for uarch in load_uarchs().values():
         lines.append(f"| `{uarch.name}` | {uarch.machine} | {uarch.cpu or ''} | {uarch.gpu or 'none'} |")
     return "\n".join(lines) + "\n"
+
+
+def system_page(name: str) -> str:
+    """The runtime contract of a system."""
+    return NOTE + contract_page(load_systems()[name])
+
+
+def rules_page() -> str:
+    """All rules, and where each tells its story."""
+    lines = [
+        NOTE + "# Rules\n",
+        "What `uenv check` looks for, by the id in the brackets of a finding; `uenv explain RULE` tells the same.",
+        "A recipe accepts a warning with `accept: {RULE: the reason}`; errors cannot be accepted.\n",
+        "| rule | severity | about |", "|---|---|---|",
+    ]  # fmt: skip
+    for chapter in chapter_names():
+        for rule, story in load_chapter(chapter).stories.items():
+            lines.append(f"| [`{rule}`](rules/{chapter}.md#{rule}) | {story.severity} | {_cell(story.title)} |")
+    return "\n".join(lines) + "\n"
+
+
+def chapter_page(name: str) -> str:
+    """The stories of one chapter of rules."""
+    lines = [NOTE + f"# Rules: {name}\n"]
+    for rule, story in load_chapter(name).stories.items():
+        lines += [
+            f"## {rule}\n", f"**{story.severity}**: {story.title.strip()}\n", f"{story.why.strip()}\n",
+            f"What to do: {story.remedy.strip()}\n", *(f"- source: {source}" for source in story.sources), "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 PAGES = {
@@ -152,6 +189,9 @@ PAGES = {
     "command-line.md": command_page,
     "checks.md": checks_page,
     "systems.md": systems_page,
+    **{f"systems/{name}.md": partial(system_page, name) for name in load_systems()},
+    "rules.md": rules_page,
+    **{f"rules/{name}.md": partial(chapter_page, name) for name in chapter_names()},
 }
 
 
@@ -160,6 +200,7 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(page(), encoding="utf-8")
 
 

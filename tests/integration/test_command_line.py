@@ -17,7 +17,7 @@ from uenv_builder import __version__
 from uenv_command import ROOT, Uenv, refused
 
 SMALL = str(ROOT / "recipes/python-mpi/1.0")
-VERBS = ["build", "check", "lock", "plan", "render", "test", "exec", "inspect", "doctor", "new"]
+VERBS = ["build", "check", "explain", "lock", "plan", "render", "test", "exec", "inspect", "doctor", "new"]
 CACHE_VERBS = ["info", "verify", "gc"]
 
 

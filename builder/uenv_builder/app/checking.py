@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from uenv_builder.app.edf_files import read_edf_variables
@@ -11,17 +12,32 @@ from uenv_builder.app.preparing import select
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.checks import CHECKS
 from uenv_builder.core.batch_rules import BatchContext, check_batch_script
+from uenv_builder.core.batch_rules import runtime as batch_runtime
 from uenv_builder.core.edf import lint_edf_settings
 from uenv_builder.core.environment import check_environment
-from uenv_builder.core.rules.verdicts import accept, is_incompatible, without_repetition
-from uenv_builder.core.systems import SystemFiles, load_system, system_names
+from uenv_builder.core.lock_file import parse_lock, recipe_digest
+from uenv_builder.core.rules import settings, versions
+from uenv_builder.core.rules.subject import Subject
+from uenv_builder.core.rules.verdicts import accept, is_incompatible, run_rules, without_repetition
+from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs, system_names
 from uenv_builder.core.yaml_tree import Path as TreePath
 from uenv_builder.core.yaml_tree import YamlTree, suggest
-from uenv_builder.model.errors import Diagnostic, IncompatibleError, Position, RecipeError, UenvError, UsageError
-from uenv_builder.model.system import NetworkMode, System
+from uenv_builder.model.errors import (
+    Diagnostic,
+    IncompatibleError,
+    LockError,
+    Position,
+    RecipeError,
+    UenvError,
+    UsageError,
+)
+from uenv_builder.model.lock import Lock
+from uenv_builder.model.system import NetworkMode, System, Uarch
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.site_systems import read_site_systems
 
+# Batch scripts have a rule of their own for the launch line, which knows all places that its options come from.
+_SCRIPT_RULES = {rule: judge for rule, judge in settings.RULES.items() if rule != "alt-read-launch"}
 _SCRIPT_SUFFIXES = {".sbatch", ".slurm", ".sh", ".job"}
 
 
@@ -48,7 +64,9 @@ def check_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
 def find_in_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
     """All that is wrong with the recipe, in the order of its lines, without what it accepts."""
     site = read_site_systems(load_settings().systems)
-    found = [*_targets(loaded, site), *_environment(loaded), *_checks(loaded), *_edf(loaded, site)]
+    targets = _targets(loaded, site)
+    found = [*targets, *_environment(loaded), *_checks(loaded), *_edf(loaded, site)]
+    found += [] if targets else _rules(loaded, site)
     try:
         added_contents(loaded)
     except RecipeError as error:
@@ -79,8 +97,12 @@ def find_in_script(path: Path, options: ScriptOptions) -> list[Diagnostic]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", rule="unreadable") from error
     context = BatchContext(system=_named_system(options.system), network=options.network, read_edf=read_edf_variables)
-    _, findings = check_batch_script(content, str(path), context)
-    return findings
+    script, findings = check_batch_script(content, str(path), context)
+    for step in script.steps:
+        found = run_rules(_SCRIPT_RULES, batch_runtime(script, step, context), partial(script.locate, step=step))
+        # What the script does not set may come from anywhere: only what it sets itself is its fault.
+        findings += [finding for finding in found if finding.position]
+    return without_repetition(findings)
 
 
 def _named_system(name: str | None) -> System | None:
@@ -94,12 +116,39 @@ def _named_system(name: str | None) -> System | None:
     return load_system(name, site)
 
 
-def _targets(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
+def _targets(loaded: LoadedRecipe, site: SystemFiles) -> list[Diagnostic]:
+    found: list[Diagnostic] = []
     for target in loaded.recipe.targets:
         try:
             select(loaded, uarch=target.uarch, system=target.system, site=site)
         except UenvError as error:
-            yield from error.diagnostics
+            found += error.diagnostics
+    return found
+
+
+def _rules(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
+    recipe, tree = loaded.recipe, loaded.evaluated.tree
+
+    def locate(path: TreePath) -> Position | None:
+        if path[:1] == ("env",) and path[-1] not in recipe.env:
+            path = ("edf", *path) if path[-1] in recipe.edf.env else ("network",)
+        return tree.key_position(path)
+
+    for target in recipe.targets:
+        system, uarch = load_system(target.system, site), load_uarchs()[target.uarch]
+        subject = Subject(recipe, system, uarch, _fresh_lock(loaded, uarch))
+        yield from run_rules(versions.RULES, subject, locate)
+        yield from run_rules(settings.RULES, subject.runtime, locate)
+
+
+def _fresh_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
+    """The lock beside the recipe where it is there and fits: rules look at what is known, and `uenv lock` at locks."""
+    path = loaded.lock_path(uarch.name)
+    try:
+        lock = parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, LockError):
+        return None
+    return lock if lock.recipe.digest == recipe_digest(loaded.recipe, uarch) else None
 
 
 def _environment(loaded: LoadedRecipe) -> list[Diagnostic]:

@@ -9,6 +9,7 @@ from typing import Literal
 from packaging.version import InvalidVersion, Version
 
 from uenv_builder.core.environment import compose_environment
+from uenv_builder.core.rules.runtime import Runtime
 from uenv_builder.core.yaml_tree import Path
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.recipe import Recipe
@@ -75,6 +76,22 @@ class Subject:
         """The options of srun that the system's launch line has in this network mode."""
         launch = self.system.launch
         return (*launch.srun, *launch.network_srun.get(self.recipe.network, ()))
+
+    @property
+    def runtime(self) -> Runtime:
+        """What rules about variables look at."""
+        versions = {"nccl": self.nccl, "aws_ofi_nccl": self.aws_ofi_nccl, "libfabric": self.libfabric}
+        return Runtime(
+            env=self.env,
+            own=frozenset({*self.recipe.env, *self.recipe.edf.env}),
+            gpu=self.uarch.gpu,
+            grace_hopper=self.uarch.name == "gh200",
+            slingshot=self.slingshot and self.recipe.network != "none",
+            network=self.recipe.network,
+            srun_options=self.srun_options,
+            uses_nccl=self.torch is not None or self.nccl is not None,
+            versions={name: component.version for name, component in versions.items() if component},
+        )
 
     @property
     def python(self) -> Component | None:
