@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 
 from packaging.version import Version
@@ -134,7 +135,12 @@ def _suggest_name(name: str, family: Family) -> str | None:
     if (beside := {"FI_": "FI_CXI_", "FI_CXI_": "FI_"}.get(family.prefix)) is not None:
         names += load_family(beside).variables
     same = next((known for known in names if known.lower() == name.lower()), None)
-    return f"write {same}: upper and lower case matter" if same else suggest(name, names)
+    if same:
+        return f"write {same}: upper and lower case matter"
+    # All names share their beginning, which would make every one of them near.
+    shared = "FI_" if beside else family.prefix
+    near = get_close_matches(name.removeprefix(shared), [known.removeprefix(shared) for known in names], n=1)
+    return suggest(name, [f"{shared}{near[0]}"]) if near else None
 
 
 def _releases(variable: _Variable, definition: Definition) -> _Found:
@@ -225,6 +231,8 @@ def _number_hint(value: str, definition: Definition) -> str:
         return "write 1"
     if value.lower() in _FALSE:
         return "write 0"
+    if re.fullmatch("[0-9]{1,80}", value):
+        return f"write {int(value)}"
     default = f", or remove it: the default is {definition.default}" if definition.default else ""
     return f"write a whole number{default}"
 
