@@ -203,7 +203,7 @@ def _applies(leak: BaseLeak, subject: Subject) -> bool:
     found = re.search(leak.images, _image(subject) or "")
     if found is None:
         return False
-    if leak.where == "slingshot" and not subject.slingshot:
+    if leak.where == "slingshot" and (not subject.slingshot or subject.recipe.network == "none"):
         return False
     if leak.where == "torch" and find_torch(subject) is None:
         return False

@@ -194,9 +194,7 @@ def _older_cuda(subject: Subject, driver: Version) -> str:
     newest = fitting[-1]
     if find_torch(subject) is None:
         return f'pin cuda: "{newest}" or older'
-    return (
-        f"pin a torch for CUDA {newest} or older, such as one +cu{newest.replace('.', '')} of PyTorch's own index"
-    )
+    return f"pin a torch for CUDA {newest} or older, such as one +cu{newest.replace('.', '')} of PyTorch's own index"
 
 
 def _take_cuda_build(subject: Subject, build: TorchBuild) -> str:

@@ -133,7 +133,7 @@ class BaseLeak(Fact):
     """`{multiarch}` in it is the folder of the machine's libraries, `*` any text within a name."""
     variable: str | None = None
     where: Literal["anywhere", "slingshot", "torch"] = "anywhere"
-    """Where it does harm: on Slingshot, or beside a torch from wheels."""
+    """Where it does harm: where jobs talk over Slingshot, or beside a torch from wheels."""
     severity: Severity
     harm: Annotated[str, Field(min_length=10)]
 
