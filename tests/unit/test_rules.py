@@ -89,6 +89,8 @@ CASES = {
     "GPU-aware MPI": (
         GOOD + 'env:\n  MPICH_GPU_SUPPORT_ENABLED: "1"\n', [("gpu-aware-mpi", "warning", 13, 3)]
     ),
+    "a typo": (GOOD + 'env:\n  FI_CXI_DEFALT_CQ_SIZE: "131072"\n', [("variable-unknown", "warning", 13, 3)]),
+    "a suffix": (GOOD + "env:\n  FI_CXI_DEFAULT_CQ_SIZE: 128K\n", [("variable-size-suffix", "error", 13, 3)]),
     "musl": (
         GOOD.replace("{debian: {suite: trixie, packages: [python3]}}", "{oci: {image: registry.example/alpine:3.22}}"),
         [("musl-base", "error", 5, 14), ("base-digest", "warning", 5, 14)],

@@ -11,8 +11,9 @@ from uenv_builder.app.edf_files import read_edf_variables
 from uenv_builder.app.preparing import select
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.checks import CHECKS
-from uenv_builder.core.batch_rules import BatchContext, check_batch_script
+from uenv_builder.core.batch_rules import BatchContext, BatchScript, check_batch_script
 from uenv_builder.core.batch_rules import runtime as batch_runtime
+from uenv_builder.core.batch_script import Step
 from uenv_builder.core.edf import lint_edf_settings
 from uenv_builder.core.environment import check_environment
 from uenv_builder.core.lock_file import parse_lock, recipe_digest
@@ -20,6 +21,7 @@ from uenv_builder.core.rules import settings, versions
 from uenv_builder.core.rules.subject import Subject
 from uenv_builder.core.rules.verdicts import accept, is_incompatible, run_rules, without_repetition
 from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs, system_names
+from uenv_builder.core.variable_lint import lint_variables
 from uenv_builder.core.yaml_tree import Path as TreePath
 from uenv_builder.core.yaml_tree import YamlTree, suggest
 from uenv_builder.model.errors import (
@@ -99,10 +101,19 @@ def find_in_script(path: Path, options: ScriptOptions) -> list[Diagnostic]:
     context = BatchContext(system=_named_system(options.system), network=options.network, read_edf=read_edf_variables)
     script, findings = check_batch_script(content, str(path), context)
     for step in script.steps:
-        found = run_rules(_SCRIPT_RULES, batch_runtime(script, step, context), partial(script.locate, step=step))
+        seen = batch_runtime(script, step, context)
+        found = run_rules(_SCRIPT_RULES, seen, partial(script.locate, step=step))
         # What the script does not set may come from anywhere: only what it sets itself is its fault.
         findings += [finding for finding in found if finding.position]
+        own = {name: value for name, value in seen.env.items() if name in seen.own}
+        findings += lint_variables(
+            own, versions=seen.versions, locate=partial(_locate_variable, script, step), quoted=True
+        )
     return without_repetition(findings)
+
+
+def _locate_variable(script: BatchScript, step: Step, name: str) -> Position | None:
+    return script.locate(("env", name), step)
 
 
 def _named_system(name: str | None) -> System | None:
@@ -139,6 +150,8 @@ def _rules(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
         subject = Subject(recipe, system, uarch, _fresh_lock(loaded, uarch))
         yield from run_rules(versions.RULES, subject, locate)
         yield from run_rules(settings.RULES, subject.runtime, locate)
+        own = {**recipe.env, **recipe.edf.env}
+        yield from lint_variables(own, versions=subject.runtime.versions, locate=lambda name: locate(("env", name)))
 
 
 def _fresh_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
