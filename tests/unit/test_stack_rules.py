@@ -336,7 +336,11 @@ def test_a_python_without_a_wheel_of_torch_is_refused_on_aarch64_alone():
 
 
 def test_of_a_python_newer_than_those_looked_for_nothing_is_known():
-    assert find(make_subject({"python": "3.15", "pytorch": "2.14.1"}, base={"debian": {"suite": "sid"}})) == []
+    base = {"debian": {"suite": "sid"}}
+    assert find(make_subject({"python": "3.15", "pytorch": "2.14.1"}, base=base)) == []
+    nodes = {"uarch": "aarch64", "system": "generic-aarch64", "base": base}
+    assert find(make_subject({"python": "3.15", "pytorch": "2.8.0"}, **nodes)) == []
+    the_only(make_subject({"python": "3.14", "pytorch": "2.8.0"}, **nodes), "torch-python", ("pins", "pytorch"))
 
 
 @pytest.mark.parametrize(
@@ -382,6 +386,11 @@ def test_an_nccl_without_a_wheel_for_aarch64_is_refused(fields, at):
     assert finding.hint == "take 2.23.4 or 2.32.3"
     on_x86 = make_subject(**fields, uarch="x86_64", system="generic-x86_64", driver=None)
     assert find(on_x86) == []
+
+
+def test_where_torch_requires_its_own_nccl_the_wheel_of_another_is_not_missed():
+    found = find(make_subject({"pytorch": "2.14.1", "cuda": "12.4", "nccl": "2.21.5"}))
+    assert [entry[0] for entry in found] == ["torch-cuda", "torch-nccl"]
 
 
 @pytest.mark.parametrize("nccl", ["2.23.4", "2.21.99"])
@@ -465,7 +474,7 @@ def test_a_glibc_older_than_the_hooks_libraries_need_is_refused():
     finding = the_only(make_subject({}, base=old, hooks={"glibc": "2.34"}), "hook-glibc", ("base", "debian", "suite"))
     has_words(finding.message, "hooks of daint", "glibc 2.34", "Debian bullseye has 2.31")
     has_words(finding.hint, "glibc 2.34 or newer")
-    assert find(make_subject({}, hooks={"glibc": "2.34"})) == []
+    assert find(make_subject({}, hooks={"glibc": "2.41"})) == []
     assert find(make_subject({}, base=old, hooks={})) == []
     assert find(make_subject({}, base=old, hooks={"glibc": "new"})) == []
 
@@ -508,6 +517,8 @@ def test_a_pattern_removes_only_what_it_covers(remove):
 def test_an_older_image_and_another_network_leak_less():
     older = find(make_subject({}, base=oci(f"registry.example/nvidia/pytorch:25.04-py3{DIGEST}")))
     assert [entry[3].hint.split()[1] for entry in older] == ["PIP_CONSTRAINT"]
+    last = find(make_subject({}, base=oci(f"nvcr.io/nvidia/pytorch:26.02-py3{DIGEST}")))
+    assert "add /opt/amazon/aws-ofi-nccl to remove: of base: oci:" in [entry[3].hint for entry in last]
     untold = find(make_subject({}, base=oci(f"nvcr.io/nvidia/pytorch:latest{DIGEST}")))
     assert untold == []
     elsewhere = find(make_subject({}, base=oci(NGC), uarch="x86_64", system="generic-x86_64", driver=None))

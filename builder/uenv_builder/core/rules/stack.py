@@ -186,7 +186,7 @@ RULES: dict[str, Callable[[Subject], Iterator[Finding]]] = {
 
 def _older_cuda(subject: Subject, driver: Version) -> str:
     fitting = [one.cuda for one in cuda_facts().toolkits if Version(one.driver) <= driver]
-    release = choose_release(subject, gpu=True)
+    release = choose_release(subject)
     if find_torch(subject) and release and not is_newer_than_driver(subject, release.cuda.get(subject.uarch.machine)):
         return write_pins(subject, release)
     if not fitting:

@@ -121,16 +121,14 @@ def fits_python(release: TorchRelease, python: Version | None, machine: str) -> 
     )
 
 
-def choose_release(
-    subject: Subject, *, cuda: str | None = None, nccl: str | None = None, gpu: bool | None = None
-) -> TorchRelease | None:
+def choose_release(subject: Subject, *, cuda: str | None = None, nccl: str | None = None) -> TorchRelease | None:
     """The newest release that fits the recipe's Python, and is built for what is given; None without one.
 
     A release is preferred whose CUDA is no newer than the nodes' driver.
     """
     python = subject.python.version if subject.python else None
     machine = subject.uarch.machine
-    wants_cuda = subject.gpu or subject.recipe.pins.cuda is not None if gpu is None else gpu
+    wants_cuda = subject.gpu or subject.recipe.pins.cuda is not None
     found = [
         release
         for release in torch_facts().releases
