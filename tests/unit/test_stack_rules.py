@@ -152,6 +152,13 @@ def test_the_hint_for_an_old_driver_names_a_cuda_that_it_runs():
     finding = the_only(make_subject({"cuda": "13.0"}, driver="570.124.06"), "cuda-driver", ("pins", "cuda"))
     assert finding.hint == 'pin cuda: "12.8" or older'
     assert find(make_subject({"cuda": "12.8"}, driver="570.124.06")) == []
+    exact = the_only(make_subject({"cuda": "13.0"}, driver="570.86.10"), "cuda-driver", ("pins", "cuda"))
+    assert exact.hint == finding.hint
+
+
+def test_a_driver_that_is_just_the_floor_is_enough():
+    assert [entry[0] for entry in find(make_subject({"cuda": "13.0"}, driver="580"))] == ["cuda-minor-version"]
+    assert [entry[0] for entry in find(make_subject({"cuda": "13.0"}, driver="579.9"))] == ["cuda-driver"]
 
 
 def test_an_old_driver_under_a_torch_is_mended_by_a_build_for_an_older_cuda():
@@ -364,6 +371,15 @@ def test_machine_code_runs_on_the_same_major_capability_and_a_newer_minor_one(gp
         has_words(found[0][3].message, "sm_80, sm_90", f"none that runs on {gpu}")
 
 
+@pytest.mark.parametrize(("gpu", "runs"), [("sm_90", False), ("sm_90a", True)])
+def test_machine_code_for_one_chip_alone_runs_on_that_chip_alone(monkeypatch, gpu, runs):
+    subject = make_subject()
+    release = stack_facts.find_release(Version("2.14.1")).model_copy(update={"gpus": ("sm_90a",)})
+    monkeypatch.setattr("uenv_builder.core.rules.stack.find_release", lambda _: release)
+    node = subject.uarch.model_copy(update={"gpu": gpu})
+    assert (find(Subject(subject.recipe, subject.system, node)) == []) is runs
+
+
 def test_a_torch_whose_machine_code_nobody_looked_at_says_nothing_about_gpus():
     subject = make_subject()
     node = subject.uarch.model_copy(update={"gpu": "sm_70"})
@@ -413,6 +429,8 @@ def test_a_python_that_the_suite_does_not_have_is_refused():
 def test_a_python_beside_an_images_own_is_a_warning():
     image = f"nvcr.io/nvidia/cuda:13.0.1-base-ubuntu24.04{DIGEST}"
     the_only(make_subject({"python": "3.13"}, base=oci(image)), "base-python", ("pins", "python"), "warning")
+    ubuntu = {"debian": {"suite": "jammy"}}
+    the_only(make_subject({"python": "3.11"}, base=ubuntu), "base-python", ("pins", "python"), "warning")
 
 
 def test_a_base_without_a_digest_is_a_warning():
@@ -431,6 +449,8 @@ def test_musl_under_hooks_or_wheels_is_refused(image):
         python={"requirements": ["numpy"]},
     )  # fmt: skip
     has_words(the_only(wheels, "musl-base", ("base", "oci", "image")).message, "manylinux")
+    pinned = make_subject({"pytorch": "2.99"}, base=oci(image + DIGEST), uarch="x86_64", system="generic-x86_64")
+    has_words(the_only(pinned, "musl-base", ("base", "oci", "image")).message, "manylinux")
     plain = make_subject({}, base=oci(image + DIGEST), uarch="x86_64", system="generic-x86_64")
     assert find(plain) == []
 
@@ -442,6 +462,7 @@ def test_a_glibc_older_than_torch_is_made_for_is_refused_before_there_is_a_lock(
     has_words(finding.hint, "glibc 2.28 or newer", "Ubuntu 24.04")
     assert find(make_subject(pins, base=oci("ubuntu:24.04" + DIGEST))) == []
     assert find(make_subject(pins, base=oci("registry.example/mine:1" + DIGEST))) == []
+    assert find(make_subject(pins, base=oci("debian:buster" + DIGEST))) == []
 
 
 def test_the_names_of_locked_wheels_tell_the_glibc_that_they_need():
@@ -461,6 +482,14 @@ def test_the_names_of_locked_wheels_tell_the_glibc_that_they_need():
     assert "d 1.0" not in finding.message
     has_words(finding.hint, "glibc 2.39 or newer")
     assert find(make_subject({}, lock=make_lock(wheels=wheels))) == []
+    assert "more" not in finding.message
+    many = [f"w{number}-1.0-cp313-cp313-manylinux_2_40_aarch64.whl" for number in range(5)]
+    more = the_only(
+        make_subject({}, base=base, lock=make_lock(wheels=many)), "wheel-glibc", ("base", "debian", "suite")
+    )
+    has_words(more.message, "w2 1.0 (glibc 2.40) and 2 more")
+    three = make_subject({}, base=base, lock=make_lock(wheels=many[:3]))
+    assert "more" not in the_only(three, "wheel-glibc", ("base", "debian", "suite")).message
 
 
 def test_the_locked_libc_counts_more_than_the_name_of_the_suite():

@@ -62,10 +62,10 @@ def check_torch_variant(subject: Subject) -> Iterator[Finding]:
     why = (
         f"CUDA {pinned} is pinned" if pinned else f"the nodes of {subject.system.name} have GPUs ({subject.uarch.gpu})"
     )
-    what = f"the locked torch {build.torch.text} is" if build.locked else f"torch {build.torch.text} is"
-    where = f"for {subject.uarch.machine} " if not build.torch.version.local else ""
+    what = "the locked torch" if build.locked else "torch"
+    where = "" if build.torch.version.local else f" for {subject.uarch.machine}"
     yield Finding(
-        message=f"{what} {where}a build for the CPU alone, and {why}",
+        message=f"{what} {build.torch.text}{where} is built for the CPU alone, and {why}",
         at=build.torch.at, hint=_take_cuda_build(subject, build),
     )  # fmt: skip
 
