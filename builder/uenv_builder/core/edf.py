@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import tomlkit
 from tomlkit.items import Array, Table
 
+from uenv_builder.core.edf_engine import ENGINES, FLAG_SEPARATORS, FOREIGN_ANNOTATIONS, OPTIONS, Dialect
+from uenv_builder.core.edf_image import is_image_path, parse_reference
 from uenv_builder.core.edf_rules import Mount, lint_edf_settings, parse_mount
 from uenv_builder.model.errors import IncompatibleError, UsageError
 from uenv_builder.model.recipe import EdfSection
 from uenv_builder.model.system import NetworkMode, System
 
 __all__ = ["Dialect", "EdfRequest", "engine_option", "lint_edf_settings", "render_edf"]
-
-Dialect = Literal["ce", "sarus"]
-"""Container Engine (enroot and pyxis), or Sarus Suite (podman)."""
-
-_ENGINES: dict[Dialect, str] = {"ce": "Container Engine", "sarus": "Sarus Suite"}
-_OPTIONS: dict[Dialect, str] = {"ce": "--environment", "sarus": "--edf"}
-_FLAG_SEPARATORS: dict[Dialect, str] = {"ce": "+", "sarus": ","}
-# Annotations that the other engine does not read (cscs-docs, sarus-suite/user-guide.md, "Hooks and annotations").
-_FOREIGN: dict[Dialect, tuple[str, ...]] = {
-    "ce": ("com.sarus.",),
-    "sarus": ("com.hooks.netstack.", "com.hooks.aws_ofi_nccl.variant", "com.hooks.ssh.", "com.pyxis."),
-}
-# Registry host with an optional port, lower-case repository, tag, digest: what both enroot and podman take.
-_HOST = r"(?P<host>[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]+)?)"
-_REFERENCE = re.compile(
-    rf"({_HOST}(?P<mark>[/#]))?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{{64}})?"
-)
-_PATH = re.compile(r"(/|\$\{[A-Za-z_][A-Za-z0-9_]*\}/)[^\x00-\x1f]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +39,7 @@ class EdfRequest:
 
 def engine_option(dialect: Dialect) -> str:
     """The option of srun that takes an EDF, or its name in the search path."""
-    return _OPTIONS[dialect]
+    return OPTIONS[dialect]
 
 
 def render_edf(request: EdfRequest) -> str:
@@ -92,9 +74,9 @@ def render_edf(request: EdfRequest) -> str:
 
 
 def _header(request: EdfRequest) -> list[str]:
-    option = _OPTIONS[request.dialect]
+    option = OPTIONS[request.dialect]
     return [
-        f"{request.label} for {_ENGINES[request.dialect]} on {request.system.name}, network mode {request.network}",
+        f"{request.label} for {ENGINES[request.dialect]} on {request.system.name}, network mode {request.network}",
         f"Written by uenv-builder from its recipe, content {request.content[:16]}: change the recipe, not this file.",
         f"Use it with srun, in a job script too: srun {option}=FILE COMMAND (never #SBATCH {option}).",
     ]
@@ -107,21 +89,21 @@ def _check_image(image: str, dialect: Dialect) -> None:
                 f'the image\'s place "{image}" holds {sign}',
                 rule="edf-image", hint="engines fill in ${NAME} and run nothing: choose another place",
             )  # fmt: skip
-    if _PATH.fullmatch(image):
+    if is_image_path(image):
         if dialect == "sarus":
             raise UsageError(
                 f"Sarus Suite takes images from a registry only, and {image} is a path",
                 rule="edf-image", hint="publish the OCI image and name it by its registry reference",
             )  # fmt: skip
         return
-    match = _REFERENCE.fullmatch(image)
-    if match is None or image.endswith((".sqsh", ".squashfs")):
+    reference = parse_reference(image)
+    if reference is None:
         raise UsageError(
             f'"{image}" is neither an absolute path nor a registry reference',
             rule="edf-image",
             hint="for example /scratch/image.squashfs, ${SCRATCH}/image.squashfs or registry.example/pytorch:2.14",
         )
-    if dialect == "sarus" and match["mark"] == "#":
+    if dialect == "sarus" and reference.mark == "#":
         raise UsageError(
             f'Sarus Suite does not read the "#" in {image}', rule="edf-image", hint="write / behind the registry"
         )
@@ -134,7 +116,7 @@ def _mount(mount: Mount, dialect: Dialect) -> str:
             f"Sarus Suite cannot mount the squashfs {mount.source}",
             rule="edf-mount", hint="leave the mount out of the recipe, or write no EDF for Sarus Suite",
         )  # fmt: skip
-    flags = _FLAG_SEPARATORS[dialect].join(mount.flags)
+    flags = FLAG_SEPARATORS[dialect].join(mount.flags)
     return f"{mount.source}:{mount.target}{f':{flags}' if flags else ''}"
 
 
@@ -142,7 +124,7 @@ def _annotations(request: EdfRequest) -> dict[str, str]:
     system = request.system
     contract = system.annotations if request.dialect == "ce" else system.sarus_annotations
     merged = {**contract.get(request.network, {}), **request.settings.annotations}
-    return {key: merged[key] for key in sorted(merged) if not key.startswith(_FOREIGN[request.dialect])}
+    return {key: merged[key] for key in sorted(merged) if not key.startswith(FOREIGN_ANNOTATIONS[request.dialect])}
 
 
 def _array(values: list[str] | tuple[str, ...]) -> Array:
