@@ -59,6 +59,8 @@ class Edf:
     """By their dotted names, such as com.hooks.cxi.enabled."""
     mounts: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    readable: bool = True
+    """Whether the file itself is TOML; without that it is empty."""
     complete: bool = True
     """Whether all files that it builds on were read."""
     positions: Mapping[Path, Position] = field(default_factory=dict)
@@ -90,6 +92,7 @@ def read_edf(content: bytes, file: str, context: EdfContext) -> tuple[Edf, list[
         positions[path], keys[path] = entry.position, entry.key
     edf = Edf(
         file=file, positions=positions, keys=keys, complete=chain.complete,
+        readable=file not in chain.unreadable,
         image=_one(fields.texts, "image"), workdir=_one(fields.texts, "workdir"),
         entrypoint=_one(fields.switches, "entrypoint"), writable=_one(fields.switches, "writable"),
         env={name: entry.value for name, entry in fields.env.items()},
@@ -120,6 +123,7 @@ class _Chain:
         self._context = context
         self._read: dict[str, tuple[Fields, int]] = {}
         self.complete = True
+        self.unreadable: set[str] = set()
         self.found: list[Diagnostic] = []
 
     def read(self, content: bytes, file: str, above: tuple[str, ...]) -> tuple[Fields, int]:
@@ -131,6 +135,7 @@ class _Chain:
             tree = read_toml(content, file)
         except RecipeError as error:
             self.found += error.diagnostics
+            self.unreadable.add(file)
             self.complete = False
             return Fields(), 1
         own, found = read_fields(tree, self._context.dialect)
@@ -163,6 +168,7 @@ class _Chain:
             self.complete = False
         elif (problem := self._line_problem(at, name, answer[1], above)) is not None:
             verdicts.append(problem)
+            self.complete = False
         else:
             if answer[1] not in self._read:
                 self._read[answer[1]] = self.read(answer[0], answer[1], above)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
-from uenv_builder.core.edf_engine import RASTER_SOURCE, Verdict
+from uenv_builder.core.edf_engine import Verdict
 from uenv_builder.core.edf_file import Edf, EdfContext, read_edf
 from uenv_builder.core.edf_hooks import CXI, NCCL, NETSTACK, VARIANT, Hooks, check_annotations, check_hooks
 from uenv_builder.core.edf_image import check_image, find_cuda, is_extended, lacks_cudart_link
@@ -30,6 +31,8 @@ def check_edf(content: bytes, file: str, context: EdfContext) -> tuple[Edf, list
     Values of variables such as NCCL_NET are not judged here; `Edf.env` and `Edf.key_position` have them.
     """
     edf, found = read_edf(content, file, context)
+    if not edf.readable:
+        return edf, found
     found += [diagnose(rule, finding, edf.position) for rule, finding in _verdicts(edf, context)]
     return edf, without_repetition(found)
 
@@ -37,7 +40,7 @@ def check_edf(content: bytes, file: str, context: EdfContext) -> tuple[Edf, list
 def _verdicts(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
     yield from _image(edf, context)
     yield from _paths(edf, context)
-    yield from check_env(edf.env, context.dialect)
+    yield from check_env(edf.env, context.dialect, inherited=_inherited_names(edf, "env"))
     yield from _annotations(edf, context)
     yield from _musl(edf, context)
     yield from _self_contained(edf, context)
@@ -50,6 +53,11 @@ def _verdicts(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
 
 def _inherited(edf: Edf, at: Path) -> bool:
     return edf.position(at).file != edf.file
+
+
+def _inherited_names(edf: Edf, table: Literal["env", "annotations"]) -> frozenset[str]:
+    names = edf.env if table == "env" else edf.annotations
+    return frozenset(name for name in names if _inherited(edf, (table, name)))
 
 
 def _texts(edf: Edf, context: EdfContext) -> Iterator[tuple[Path, str, str]]:
@@ -69,7 +77,7 @@ def _image(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
         if context.dialect == "ce":
             yield from check_expansion(("image",), "image", edf.image, "ce")
         yield from check_image(edf.image, context.dialect)
-    elif edf.complete:
+    elif edf.complete and (edf.image == "" or ("image",) not in edf.positions):
         severity: Severity = "error" if context.dialect == "sarus" else "warning"
         message = f"image: the file names none, and {_NO_IMAGE[context.dialect]}"
         yield "edf-image-missing", Finding(message=message, at=("image",), severity=severity)
@@ -91,18 +99,19 @@ def _paths(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
 
 
 def _annotations(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
-    inherited = frozenset(name for name in edf.annotations if _inherited(edf, ("annotations", name)))
+    inherited = _inherited_names(edf, "annotations")
     yield from check_annotations(edf.annotations, context.dialect, inherited=inherited)
     contract = _contract(edf, context)
     yield from check_hooks(
         Hooks(
             annotations=edf.annotations, writable=edf.writable is not False, contract=contract, reader=context.dialect,
-            cuda=find_cuda(edf.image or ""),
+            complete=edf.complete, cuda=find_cuda(edf.image or ""),
         )
     )  # fmt: skip
     hooks = {**contract, **edf.annotations}
-    dynamic = hooks.get(NETSTACK) == "artifact" or hooks.get(VARIANT) == "cuda-dl"
-    if context.dialect == "ce" and dynamic and hooks.get(NCCL) == "true" and lacks_cudart_link(edf.image or ""):
+    # Sarus Suite has the plugin of an artifact only.
+    dynamic = context.dialect == "sarus" or hooks.get(NETSTACK) == "artifact" or hooks.get(VARIANT) == "cuda-dl"
+    if dynamic and hooks.get(NCCL) == "true" and lacks_cudart_link(edf.image or ""):
         message = f"image: {edf.image} has no libcudart.so without a version, which the hook's NCCL plugin loads"
         yield "edf-cudart", Finding(message=message, at=("image",))
 
@@ -125,7 +134,7 @@ def _self_contained(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
     by_settings = annotations.get(CXI) == "false" and (
         edf.env.get("FI_PROVIDER") == "cxi" or edf.env.get("NCCL_NET") == "AWS Libfabric"
     )
-    if not _says_self_contained(edf, context) and not by_settings:
+    if not edf.complete or not (by_settings or _says_self_contained(edf, context)):
         return
     rule = "edf-self-contained"
     if annotations.get(NCCL) == "true":
@@ -144,7 +153,7 @@ def _self_contained(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
 
 def _musl(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
     base = find_base(image=edf.image) if edf.image else None
-    if base is None or base.libc != "musl":
+    if base is None or base.libc != "musl" or not edf.complete:
         return
     asked = [key for key in (NCCL, CXI) if edf.annotations.get(key) == "true"]
     by_default = context.dialect == "ce" and (context.system is None or context.system.slingshot is not None)
@@ -173,16 +182,10 @@ def _devices(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
         yield from check_expansion(at, "devices", device, "sarus", in_base=_inherited(edf, at))
         if "$" not in device and not _DEVICE.fullmatch(device):
             message = f'devices: "{device}" is neither a path nor the name of a device'
-            yield "edf-devices", Finding(message=message, at=at, severity="error", source=RASTER_SOURCE)
-    wanted = context.system.sarus_devices if context.system else ()
-    gpus = [device for device in wanted if device.startswith("nvidia.com/gpu")]
-    if gpus and not any(device.startswith(("nvidia.com/", "${", "/dev/nvidia")) for device in edf.devices):
-        message = "devices: no GPU is named, and Sarus Suite shows a container only the devices that are"
-        listed = ", ".join(f'"{device}"' for device in wanted)
-        yield "edf-devices", Finding(message=message, at=("devices",), hint=f"write devices = [{listed}]")
+            yield "edf-devices", Finding(message=message, at=at)
 
 
 def _defaults(edf: Edf, context: EdfContext) -> Iterator[Verdict]:
-    if context.dialect == "sarus" and edf.entrypoint is None and edf.image:
+    if context.dialect == "sarus" and edf.entrypoint is None and edf.image and edf.complete:
         message = "entrypoint: not set, and Sarus Suite runs it by default where Container Engine does not"
         yield "edf-entrypoint", Finding(message=message, at=("entrypoint",))

@@ -60,6 +60,8 @@ class Hooks:
     """The annotations of the system's network mode; empty where it is not known."""
     reader: Reader
     """None: the contract's annotations are added to a file that is written later."""
+    complete: bool = True
+    """Whether these are all annotations; False where a base could not be read."""
     cuda: str | None = None
     """The image's major version of CUDA, where its name tells it."""
 
@@ -139,7 +141,7 @@ def _contract(hooks: Hooks) -> Iterator[Verdict]:
         if own[key] != contract[key]:
             message = f'{key} is "{own[key]}" here and "{contract[key]}" by the network mode'
             yield _finding(key, message, "choose the network mode that fits, and leave the annotation out")
-    if hooks.reader and contract.get(NCCL) == "true" and NCCL not in own:
+    if hooks.reader and hooks.complete and contract.get(NCCL) == "true" and NCCL not in own:
         hint = f'write {NCCL} = "true", or choose the network mode that fits'
         yield _finding(NCCL, f'{NCCL} is "true" by the network mode and missing here', hint, "warning")
 
@@ -150,7 +152,7 @@ def _networks(hooks: Hooks) -> Iterator[Verdict]:
         return
     if hooks.effective.get(CXI) == "false":
         yield _finding(key, f"{NCCL} needs {CXI}", "switch both on, or both off")
-    elif hooks.reader == "sarus" and CXI not in hooks.effective:
+    elif hooks.reader == "sarus" and hooks.complete and CXI not in hooks.effective:
         message = f"{NCCL} does not switch {CXI} on in Sarus Suite"
         yield _finding(key, message, f'write {CXI} = "true" beside it')
 
@@ -159,11 +161,12 @@ def _variant(hooks: Hooks) -> Iterator[Verdict]:
     variant = hooks.annotations.get(VARIANT)
     if variant is None or hooks.reader == "sarus":
         return
-    if (hooks.contract or hooks.reader) and not hooks.is_on(NCCL):
+    if (hooks.contract or hooks.reader) and hooks.complete and not hooks.is_on(NCCL):
         hint = f'write {NCCL} = "true" beside it, or leave it out' if hooks.reader else _LEAVE_OUT
         yield _finding(VARIANT, f"{VARIANT} needs {NCCL}", hint, "warning")
     elif {**hooks.contract, **hooks.annotations}.get(NETSTACK) == "artifact":
         yield _finding(VARIANT, f"{VARIANT} is ignored with a netstack artifact", "leave it out", "warning")
     elif hooks.cuda and variant.startswith("cuda") and variant not in {f"cuda{hooks.cuda}", "cuda-dl"}:
         message = f'{VARIANT} is "{variant}", and the image has CUDA {hooks.cuda}'
-        yield _finding(VARIANT, message, f'write "cuda{hooks.cuda}" or "cuda-dl"')
+        static = f'"cuda{hooks.cuda}" or ' if _ANNOTATIONS[VARIANT].fullmatch(f"cuda{hooks.cuda}") else ""
+        yield _finding(VARIANT, message, f'write {static}"cuda-dl"')

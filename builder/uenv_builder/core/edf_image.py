@@ -19,7 +19,7 @@ _REFERENCE = re.compile(
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]*))?(@sha256:(?P<digest>[0-9a-f]{64}))?"
 )
 _PATH = re.compile(r"(/|\$\{[A-Za-z_][A-Za-z0-9_]*\}/)[^\x00-\x1f]*")
-_USER = re.compile(r"[A-Za-z0-9_.!~*'()%;:&=+$,-]+@(?!sha256:)")
+_USER = re.compile(r"[A-Za-z0-9_.!~*'()%;:&=+$,-]+@(?!sha[0-9]+:)")
 _SCHEME = re.compile(r"([a-z]+)://")
 _SUFFIXES = (".sqsh", ".squashfs", ".squash")
 _MOVING_TAG = re.compile(r"(.*[-_.])?(latest|stable|edge|nightly|main|master|dev|devel|rolling|testing)", re.IGNORECASE)
@@ -92,7 +92,8 @@ def check_image(image: str, reader: Dialect) -> Iterator[Verdict]:
     problems = _ce_problems if reader == "ce" else _sarus_problems
     problem = next(problems(image, plain), None)
     if problem is None:
-        plain = _USER.sub("", plain, count=1)
+        user = _USER.match(plain)
+        plain = plain[user.end() :] if user else plain
         filled = VARIABLE.sub("x", plain)
         reference = parse_reference(filled)
         problem = _grammar(image, filled) if reference is None else None

@@ -12,7 +12,8 @@ from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.yaml_tree import Path, suggest
 from uenv_builder.model.errors import Severity
 
-_COLON = re.compile(r":(?![^{}]*\})")
+_WORDS = re.compile(r"\$\{[^{}]*\}|:|[^:$]+|\$")
+"""Variables with their defaults, colons between fields, and what is between these."""
 _FLAGS = (
     "ro", "rw", "nosuid", "nodev", "noexec", "private", "rprivate", "slave", "rslave", "shared", "rshared", "sqsh",
 )  # fmt: skip
@@ -55,11 +56,21 @@ class _Problem:
 
 def parse_mount(text: str) -> Mount:
     """The mount `SOURCE[:TARGET[:FLAG+FLAG...]]`, without a target mounted at its own place; else ValueError."""
-    fields = _COLON.split(text)
+    fields = _split(text)
     if len(fields) > 3 or not all(fields):
         raise ValueError("has the form SOURCE[:TARGET[:FLAG+FLAG]]")
     flags = tuple(re.split("[+,]", fields[2])) if len(fields) == 3 else ()
     return Mount(fields[0], fields[1] if len(fields) > 1 else fields[0], flags)
+
+
+def _split(text: str) -> list[str]:
+    fields = [""]
+    for word in _WORDS.findall(text):
+        if word == ":":
+            fields.append("")
+        else:
+            fields[-1] += word
+    return fields
 
 
 def check_mounts(
@@ -89,7 +100,7 @@ def _problems(text: str, mount: Mount, targets: dict[str, str], reader: Reader) 
     yield from _paths(text, mount, reader)
     yield from _target(text, mount, targets)
     yield from _flags(text, mount, reader)
-    if reader == "sarus" and _COLON.search(text) is None:
+    if reader == "sarus" and len(_split(text)) == 1:
         yield _Problem(
             f'"{text}" has no target, which Sarus Suite refuses', f"write {text}:{text}", source=RASTER_SOURCE
         )
@@ -138,7 +149,7 @@ def _target(text: str, mount: Mount, targets: dict[str, str]) -> Iterator[_Probl
 
 
 def _flags(text: str, mount: Mount, reader: Reader) -> Iterator[_Problem]:
-    field = _COLON.split(text)[2:]
+    field = _split(text)[2:]
     known = (*_FLAGS, *(_FURTHER_FLAGS[reader] if reader else ()))
     if reader and field and (wrong := "+,".replace(FLAG_SEPARATORS[reader], "")) in field[0]:
         right = FLAG_SEPARATORS[reader].join(mount.flags)

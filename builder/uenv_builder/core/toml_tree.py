@@ -73,8 +73,7 @@ def _load(content: bytes, file: str) -> dict[str, Value]:
     try:
         return tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - content.rfind(b"\n", 0, error.start)
+        line, column = _end(content[: error.start])
         raise RecipeError(
             f"not UTF-8 text: byte 0x{content[error.start]:02x}", rule="toml-syntax",
             position=Position(file, line, column), hint="save the file as UTF-8",
@@ -104,7 +103,9 @@ def _is_deep(value: Value) -> bool:
 def _syntax_error(reason: str, content: bytes, file: str) -> RecipeError:
     match = _PLACE.search(reason)
     reason = _PLACE.sub("", reason) if match else "a number has too many digits"
-    line, column = (int(match["line"]), int(match["column"])) if match and match["line"] else _end(content)
+    line, column = (
+        (int(match["line"]), int(match["column"])) if match and match["line"] else _end(content.rstrip(b"\r\n"))
+    )
     position = Position(file, line, column)
     if content.startswith(b"\xef\xbb\xbf"):
         return RecipeError(
@@ -124,7 +125,8 @@ def _syntax_error(reason: str, content: bytes, file: str) -> RecipeError:
 
 
 def _end(content: bytes) -> tuple[int, int]:
-    lines = content.decode("utf-8").rstrip("\n").split("\n")
+    """The place behind the last sign of `content`."""
+    lines = content.decode("utf-8").split("\n")
     return len(lines), len(lines[-1]) + 1
 
 
