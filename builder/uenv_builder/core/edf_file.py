@@ -148,21 +148,26 @@ class _Chain:
     def _bases(self, own: Fields, above: tuple[str, ...]) -> tuple[Fields, int]:
         places: dict[Path, Position] = {("base_environment", n): base.position for n, base in enumerate(own.bases)}
         texts: dict[Path, str] = {("base_environment", n): base.value for n, base in enumerate(own.bases)}
-        self._tell(check_bases(texts, self._context.dialect), places.__getitem__)
+        found = list(check_bases(texts, self._context.dialect))
+        self._tell(found, places.__getitem__)
+        misread = {finding.at for rule, finding in found if rule == "edf-base"}
         merged, longest = Fields(), 0
         for at, name in texts.items():
-            below, length = self._base(at, name, places, above)
+            below, length = self._base(at, name, places, above, told=at in misread)
             merged, longest = merged.under(below), max(longest, length)
         return merged, longest
 
-    def _base(self, at: Path, name: str, places: Mapping[Path, Position], above: tuple[str, ...]) -> tuple[Fields, int]:
+    def _base(
+        self, at: Path, name: str, places: Mapping[Path, Position], above: tuple[str, ...], *, told: bool
+    ) -> tuple[Fields, int]:
+        """What the base adds, and the length of its line; `told`: the name itself has been found wrong already."""
         known, verdicts, answer = self._context.host_env, list[Verdict](), None
         if known is not None:
             verdicts += [*check_defined(at, "base_environment", name, known), *self._search_path(at, name, known)]
         filled = name if "$" not in name else fill_in(name, known) if known is not None else None
         if filled is not None and "$" not in filled:
             answer = self._context.read(filled)
-            verdicts += [self._missing(at, name)] if answer is None else []
+            verdicts += [self._missing(at, name)] if answer is None and not told else []
         fields, length = Fields(), 0
         if answer is None:
             self.complete = False

@@ -117,13 +117,14 @@ def _paths(text: str, mount: Mount, reader: Reader) -> Iterator[_Problem]:
         ("source", mount.source),
         *([("target", mount.target)] if reader is None or mount.target != mount.source else []),
     ]
+    special = reader == "ce" and mount.source in _SPECIAL and mount.target != mount.source
     for role, path in roles:
         if reader and role == "source" and path.startswith("."):
             yield _Problem(
                 f'the source of "{text}" depends on the folder that a job starts in',
                 "begin it with / or with a variable such as ${SCRATCH}", rule="edf-relative-path",
             )  # fmt: skip
-        elif not ROOTED.match(path) and not (reader == "ce" and role == "source" and path in _SPECIAL):
+        elif not ROOTED.match(path) and not (special and role == "source"):
             yield _Problem(
                 f'the {role} of "{text}" is no absolute path', "begin it with / or with a variable such as ${SCRATCH}"
             )

@@ -11,6 +11,7 @@ from uenv_builder.core.edf_engine import EDF_SOURCE, RASTER_SOURCE, Reader, Verd
 from uenv_builder.core.environment import VARIABLE_NAME
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.yaml_tree import Path
+from uenv_builder.model.errors import Severity
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-[^{}$]*)?\}")
 ROOTED = re.compile(r"/|\$\{[A-Za-z_]|\$[A-Za-z_]")
@@ -62,14 +63,19 @@ def _dollars(text: str, reader: Reader) -> Iterator[Finding]:
     rest = VARIABLE.sub("", literal.sub("", text) if reader else text)
     left = _SHELL.sub("", rest)
     shell = _SHELL.search(rest)
+    hint = f"write {_in_braces(shell[0])}" if shell else "write ${NAME} or ${NAME:-}, with braces"
     if reader == "sarus" and shell is not None and "$" not in left:
         message = f"{shell[0]} is read by a shell here, and Container Engine does not fill it in"
-        yield Finding(message=message, hint="write ${NAME} or ${NAME:-}, with braces", severity="note")
+        yield Finding(message=message, hint=hint, severity="note")
     elif "$" in rest:
-        yield Finding(
-            message="a $ that is not part of ${NAME}", hint="write ${NAME} or ${NAME:-}, with braces",
-            severity="warning" if reader == "sarus" and "${" not in left else None,
-        )  # fmt: skip
+        what = f'a $ that is not part of ${{NAME}}: "{shell[0] if shell else text}"'
+        severity: Severity | None = "warning" if reader == "sarus" and "${" not in left else None
+        yield Finding(message=what, hint=hint, severity=severity)
+
+
+def _in_braces(variable: str) -> str:
+    name = re.match(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", variable)
+    return "${" + (name[1] if name else "NAME") + "}"
 
 
 def check_defined(at: Path, what: str, text: str, host_env: Mapping[str, str]) -> Iterator[Verdict]:
@@ -131,8 +137,8 @@ def check_env(env: Mapping[str, str], reader: Reader, *, inherited: frozenset[st
 def _engine_variables(at: Path, name: str, value: str) -> Iterator[Verdict]:
     if name.startswith("ENROOT_") and name not in _READ_BY_ENROOT:
         yield "env-reserved", Finding(
-            message=f"env: {name} does not reach the container: enroot drops variables that start with ENROOT_",
-            at=at, hint="export it where the job starts, or leave it out",
+            message=f"env: {name} is a setting of enroot's own, which does not reach the container", at=at,
+            hint="export it where the job starts, or leave it out", severity="warning",
         )  # fmt: skip
     if name == "NVIDIA_VISIBLE_DEVICES" and value in {"", "void"}:
         yield (
