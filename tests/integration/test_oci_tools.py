@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from uenv_builder.images.oci import write_oci_layout
-from uenv_builder.images.squashfs import write_squashfs
+from uenv_builder.images.squashfs.mksquashfs import write_squashfs
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import ImageConfig, SquashfsOptions
 from uenv_builder.system.events import Silent

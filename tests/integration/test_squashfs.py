@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from uenv_builder.images.merge import merge_layers
-from uenv_builder.images.squashfs import squashfs_tool_version, write_squashfs
+from uenv_builder.images.squashfs.mksquashfs import squashfs_tool_version, write_squashfs
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError, MissingToolError
 from uenv_builder.model.image import SquashfsOptions
@@ -230,7 +230,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "small").mkdir()
     program = f"""
 import pathlib, sys
-from uenv_builder.images.squashfs import write_squashfs
+from uenv_builder.images.squashfs.mksquashfs import write_squashfs
 from uenv_builder.model.errors import BuildError
 from uenv_builder.model.image import SquashfsOptions
 from uenv_builder.system.events import Silent

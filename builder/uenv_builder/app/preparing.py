@@ -13,7 +13,7 @@ from uenv_builder.core.label import Label
 from uenv_builder.core.planning import PlanInputs, make_plan
 from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs, system_names
 from uenv_builder.core.yaml_tree import suggest
-from uenv_builder.images.squashfs import squashfs_tool_version
+from uenv_builder.images.squashfs.mksquashfs import squashfs_tool_version
 from uenv_builder.model.errors import MissingToolError, RecipeError, UsageError
 from uenv_builder.model.image import ImageConfig
 from uenv_builder.model.lock import Lock

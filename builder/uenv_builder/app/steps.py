@@ -12,7 +12,7 @@ from uenv_builder.app.layer_making import LayerMaker
 from uenv_builder.app.session import Session
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
-from uenv_builder.images.squashfs import write_squashfs
+from uenv_builder.images.squashfs.mksquashfs import write_squashfs
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import SquashfsOptions
 from uenv_builder.model.plan import Plan, Step
