@@ -17,8 +17,8 @@ from uenv_builder.core.batch_script import Step
 from uenv_builder.core.edf import lint_edf_settings
 from uenv_builder.core.environment import check_environment
 from uenv_builder.core.lock_file import parse_lock, recipe_digest
-from uenv_builder.core.rules import settings, versions
 from uenv_builder.core.rules.subject import Subject
+from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
 from uenv_builder.core.rules.verdicts import accept, is_incompatible, run_rules, without_repetition
 from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs, system_names
 from uenv_builder.core.variable_lint import lint_variables
@@ -39,7 +39,7 @@ from uenv_builder.system.settings import load_settings
 from uenv_builder.system.site_systems import read_site_systems
 
 # Batch scripts have a rule of their own for the launch line, which knows all places that its options come from.
-_SCRIPT_RULES = {rule: judge for rule, judge in settings.RULES.items() if rule != "alt-read-launch"}
+_SCRIPT_RULES = {rule: judge for rule, judge in RUNTIME_RULES.items() if rule != "alt-read-launch"}
 _SCRIPT_SUFFIXES = {".sbatch", ".slurm", ".sh", ".job"}
 
 
@@ -148,8 +148,8 @@ def _rules(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
     for target in recipe.targets:
         system, uarch = load_system(target.system, site), load_uarchs()[target.uarch]
         subject = Subject(recipe, system, uarch, _fresh_lock(loaded, uarch))
-        yield from run_rules(versions.RULES, subject, locate)
-        yield from run_rules(settings.RULES, subject.runtime, locate)
+        yield from run_rules(SUBJECT_RULES, subject, locate)
+        yield from run_rules(RUNTIME_RULES, subject.runtime, locate)
         own = {**recipe.env, **recipe.edf.env}
         yield from lint_variables(own, versions=subject.runtime.versions, locate=lambda name: locate(("env", name)))
 

@@ -45,9 +45,11 @@ def accept(findings: Iterable[Diagnostic], accepted: Mapping[str, str], locate: 
 
 
 def without_repetition(findings: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """`findings` in the order of their places, each once: several targets of a recipe often share a fault."""
+    """`findings` in the order of their places, errors first at each, and each once: several targets of a recipe often
+    share a fault.
+    """
     once = dict.fromkeys(findings)
-    return sorted(once, key=lambda finding: _order(finding.position))
+    return sorted(once, key=lambda finding: (*_order(finding.position), finding.severity != "error"))
 
 
 def is_incompatible(findings: Iterable[Diagnostic]) -> bool:
