@@ -113,10 +113,11 @@ def _help(name: str, context: Any) -> list[str]:
 
 def _contexts(group: Any, prefix: str) -> list[tuple[str, Any]]:
     found = []
-    for name, command in group.command.commands.items():
+    for name in group.command.list_commands(group):
+        command = group.command.get_command(group, name)
         full = f"{prefix} {name}"
         context = command.make_context(name, [], parent=group, resilient_parsing=True, terminal_width=100)
-        found += _contexts(context, full) if hasattr(command, "commands") else [(full, context)]
+        found += _contexts(context, full) if hasattr(command, "list_commands") else [(full, context)]
     return found
 
 

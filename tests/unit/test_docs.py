@@ -39,12 +39,14 @@ def verbs():
     found = {}
 
     def walk(group, words):
-        for name, command in group.commands.items():
+        context = typer.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
             found[*words, name] = {option for parameter in command.params for option in parameter.opts} | {
                 "--help",
                 "-h",
             }
-            if hasattr(command, "commands"):
+            if hasattr(command, "list_commands"):
                 walk(command, (*words, name))
 
     walk(root, ())

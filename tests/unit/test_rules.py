@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from uenv_builder.app.checking import ScriptOptions, find_in_recipe, find_in_script
+from uenv_builder.app.checking import find_in_recipe
 from uenv_builder.app.recipes import load_recipe
+from uenv_builder.app.script_checking import ScriptOptions, find_in_script
 from uenv_builder.core.rules import settings, stack, versions
 from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES

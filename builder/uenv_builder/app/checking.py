@@ -1,19 +1,12 @@
-"""What `uenv check` finds in a recipe, beyond its form, and in a batch script."""
+"""What `uenv check` finds in a recipe, beyond its form."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
-from uenv_builder.app.edf_files import read_edf_variables
 from uenv_builder.app.preparing import select
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.checks import CHECKS
-from uenv_builder.core.batch_rules import BatchContext, BatchScript, check_batch_script
-from uenv_builder.core.batch_rules import runtime as batch_runtime
-from uenv_builder.core.batch_script import Step
 from uenv_builder.core.edf import lint_edf_settings
 from uenv_builder.core.environment import check_environment
 from uenv_builder.core.lock_file import parse_lock, recipe_digest
@@ -31,24 +24,11 @@ from uenv_builder.model.errors import (
     Position,
     RecipeError,
     UenvError,
-    UsageError,
 )
 from uenv_builder.model.lock import Lock
-from uenv_builder.model.system import NetworkMode, System, Uarch
+from uenv_builder.model.system import Uarch
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.site_systems import read_site_systems
-
-# Batch scripts have a rule of their own for the launch line, which knows all places that its options come from.
-_SCRIPT_RULES = {rule: judge for rule, judge in RUNTIME_RULES.items() if rule != "alt-read-launch"}
-_SCRIPT_SUFFIXES = {".sbatch", ".slurm", ".sh", ".job"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScriptOptions:
-    """What a user tells about where a batch script runs."""
-
-    system: str | None = None
-    network: NetworkMode | None = None
 
 
 def check_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
@@ -75,56 +55,6 @@ def find_in_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
         found += error.diagnostics
     tree = loaded.evaluated.tree
     return without_repetition(accept(found, loaded.recipe.accept, tree.key_position))
-
-
-def is_batch_script(path: Path) -> bool:
-    """Whether the file at `path` is one for sbatch: by its suffix, or by its first bytes."""
-    if not path.is_file():
-        return False
-    if path.suffix in _SCRIPT_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"#!"
-    except OSError:
-        return False
-
-
-def find_in_script(path: Path, options: ScriptOptions) -> list[Diagnostic]:
-    """All that is wrong with the batch script at `path`, in the order of its lines. Raises UsageError where it cannot
-    be read, or no system has the given name.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}", rule="unreadable") from error
-    context = BatchContext(system=_named_system(options.system), network=options.network, read_edf=read_edf_variables)
-    script, findings = check_batch_script(content, str(path), context)
-    for step in script.steps:
-        seen = batch_runtime(script, step, context)
-        found = run_rules(_SCRIPT_RULES, seen, partial(script.locate, step=step))
-        # What the script does not set may come from anywhere: only what it sets itself is its fault.
-        findings += [finding for finding in found if finding.position]
-        own = {name: value for name, value in seen.env.items() if name in seen.own}
-        findings += lint_variables(
-            own, versions=seen.versions, locate=partial(_locate_variable, script, step), quoted=True
-        )
-    return without_repetition(findings)
-
-
-def _locate_variable(script: BatchScript, step: Step, name: str) -> Position | None:
-    return script.locate(("env", name), step)
-
-
-def _named_system(name: str | None) -> System | None:
-    if name is None:
-        return None
-    site = read_site_systems(load_settings().systems)
-    known = list(system_names(site))
-    if name not in known:
-        hint = suggest(name, known) or f"known systems: {', '.join(known)}"
-        raise UsageError(f'unknown system "{name}"', rule="unknown-system", hint=hint)
-    return load_system(name, site)
 
 
 def _targets(loaded: LoadedRecipe, site: SystemFiles) -> list[Diagnostic]:

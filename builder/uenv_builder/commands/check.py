@@ -1,4 +1,7 @@
-"""`uenv check`: what is wrong with a recipe or a batch script."""
+"""`uenv check`: what is wrong with a recipe, an EDF file or a batch script.
+
+Each kind of file brings its own reader and rules, which are imported only for it.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,25 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from uenv_builder import __version__
-from uenv_builder.app import checking
-from uenv_builder.app.recipes import find_recipe, load_recipe
+from uenv_builder.app.checked_files import kind_of
 from uenv_builder.commands.shared import DebugOption, JsonOption, complain, print_json
 from uenv_builder.core.digest import Document
+from uenv_builder.core.edf_engine import Dialect
 from uenv_builder.core.finding_formats import to_document, to_junit, to_sarif
-from uenv_builder.core.recipe_reader import recipe_schema
 from uenv_builder.core.rules.verdicts import is_incompatible
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, RecipeError, UsageError
-from uenv_builder.model.system import NetworkMode
-from uenv_builder.system.settings import load_settings
+from uenv_builder.model.system import NETWORK_MODES, NetworkMode
 
 EPILOG = (
-    "Examples: uenv check recipes/pytorch/2.14; uenv check job.sbatch --system daint; "
-    "uenv check recipes/pytorch/2.14 --format sarif > check.sarif; uenv check --schema > recipe.schema.json"
+    "Examples: uenv check recipes/pytorch/2.14; uenv check ~/.edf/pytorch.toml --system daint; "
+    "uenv check job.sbatch --system daint; uenv check recipes/pytorch/2.14 --format sarif > check.sarif; "
+    "uenv check --schema > recipe.schema.json"
 )
-
-
-_MODES: tuple[str, ...] = get_args(NetworkMode)
-_MODE: TypeAdapter[NetworkMode] = TypeAdapter(NetworkMode)
 
 
 class Format(StrEnum):
@@ -42,55 +39,97 @@ class Format(StrEnum):
     junit = "junit"
 
 
+class Engine(StrEnum):
+    """Who reads an EDF file."""
+
+    ce = "ce"
+    sarus = "sarus"
+
+
 def check(
     target: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A recipe as for build, or a batch script.")
+        str | None, typer.Argument(metavar="FILE", help="A recipe as for build, an EDF file, or a batch script.")
     ] = None,
     *,
     system: Annotated[
-        str | None, typer.Option("--system", help="For a batch script: the system that it is for.")
+        str | None, typer.Option("--system", help="For an EDF file or a batch script: the system that it is for.")
     ] = None,
     network: Annotated[
-        str | None, typer.Option("--network", help="For a batch script: the network mode of its environment.")
+        str | None,
+        typer.Option("--network", help="For an EDF file or a batch script: the network mode of its environment."),
     ] = None,
+    dialect: Annotated[
+        Engine | None,
+        typer.Option("--dialect", help="For an EDF file: Container Engine (ce, the default) or Sarus Suite (sarus)."),
+    ] = None,
+    host_env: Annotated[
+        bool, typer.Option("--host-env", help="For an EDF file: variables that it refers to must be set here.")
+    ] = False,
     form: Annotated[Format, typer.Option("--format", help="How to print what is found.")] = Format.text,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> int:
-    """Read a recipe or a batch script and say all that is wrong with it; needs neither network nor root."""
+    """Read a recipe, an EDF file or a batch script and say all that is wrong; needs neither network nor root."""
     if schema:
+        from uenv_builder.core.recipe_reader import recipe_schema  # noqa: PLC0415  (for this kind of file only)
+
         print_json(recipe_schema())
         return 0
     if target is None:
         raise UsageError("FILE is missing", hint="name a folder with a recipe.yaml, as in: uenv check recipes/mine/1.0")
-    file, about, findings = _find(target, system, network)
+    kind = kind_of(Path(target))
+    if kind != "edf" and (dialect or host_env):
+        raise UsageError("--dialect and --host-env are for EDF files, whose names end in .toml")
+    if kind == "recipe" and (system or network):
+        raise UsageError(
+            "--system and --network are for EDF files and batch scripts: a recipe says itself what it is for"
+        )
+    if kind == "edf":
+        about: Document = {"edf": target}
+        findings = _find_in_edf(Path(target), dialect, system=system, network=network, host_env=host_env)
+        file = target
+    elif kind == "script":
+        file, about, findings = target, {"batch_script": target}, _find_in_script(Path(target), system, network)
+    else:
+        file, about, findings = _find_in_recipe(target)
     _show(Format.json if as_json else form, file, about, findings)
     return _exit_code(findings)
 
 
-def _find(target: str, system: str | None, network: str | None) -> tuple[str, Document, Sequence[Diagnostic]]:
-    if checking.is_batch_script(Path(target)):
-        options = checking.ScriptOptions(system=system, network=_mode(network))
-        return target, {"batch_script": target}, checking.find_in_script(Path(target), options)
-    if system or network:
-        raise UsageError("--system and --network are for batch scripts: a recipe says itself what it is for")
+def _find_in_edf(
+    path: Path, engine: Engine | None, *, system: str | None, network: str | None, host_env: bool
+) -> Sequence[Diagnostic]:
+    from uenv_builder.app.edf_checking import EdfOptions, find_in_edf  # noqa: PLC0415  (for this kind of file only)
+
+    dialect: Dialect = "sarus" if engine is Engine.sarus else "ce"
+    return find_in_edf(path, EdfOptions(dialect=dialect, system=system, network=_mode(network), host_env=host_env))
+
+
+def _find_in_script(path: Path, system: str | None, network: str | None) -> Sequence[Diagnostic]:
+    from uenv_builder.app.script_checking import ScriptOptions, find_in_script  # noqa: PLC0415  (for this kind of file only)
+
+    return find_in_script(path, ScriptOptions(system=system, network=_mode(network)))
+
+
+def _find_in_recipe(target: str) -> tuple[str, Document, Sequence[Diagnostic]]:
+    from uenv_builder.app.checking import find_in_recipe  # noqa: PLC0415  (for this kind of file only)
+    from uenv_builder.app.recipes import find_recipe, load_recipe  # noqa: PLC0415  (for this kind of file only)
+    from uenv_builder.system.settings import load_settings  # noqa: PLC0415  (for this kind of file only)
+
     path = find_recipe(target, load_settings().recipe_path)
     try:
         loaded = load_recipe(path)
     except RecipeError as error:
         return str(path), {"recipe": str(path)}, error.diagnostics
     targets = [f"{entry.system}%{entry.uarch}" for entry in loaded.recipe.targets]
-    return str(path), {"recipe": str(path), "targets": targets}, checking.find_in_recipe(loaded)
+    return str(path), {"recipe": str(path), "targets": targets}, find_in_recipe(loaded)
 
 
 def _mode(network: str | None) -> NetworkMode | None:
-    if network is None:
-        return None
-    try:
-        return _MODE.validate_python(network)
-    except ValidationError as error:
-        raise UsageError(f'unknown network mode "{network}"', hint=f"known: {', '.join(_MODES)}") from error
+    if network is None or network in NETWORK_MODES:
+        return next((mode for mode in NETWORK_MODES if mode == network), None)
+    raise UsageError(f'unknown network mode "{network}"', hint=f"known: {', '.join(NETWORK_MODES)}")
 
 
 def _show(form: Format, file: str, about: Document, findings: Sequence[Diagnostic]) -> None:

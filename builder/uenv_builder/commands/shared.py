@@ -8,17 +8,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ParamSpec, Self
+from typing import Annotated, ParamSpec
 
 import typer
-from rich.console import Console
 
-from uenv_builder.app.session import Session
 from uenv_builder.core.digest import Document
 from uenv_builder.core.finding_formats import to_document
 from uenv_builder.model.errors import Diagnostic, UenvError
-from uenv_builder.system.settings import load_settings
-from uenv_builder.system.terminal import close, listener_for
 
 _INTERRUPTED = 130
 _Parameters = ParamSpec("_Parameters")
@@ -81,34 +77,3 @@ def complain(diagnostics: Sequence[Diagnostic], *, as_json: bool) -> None:
 def print_json(document: Document) -> None:
     """The one document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-class Run:
-    """A session with somebody listening, for as long as a verb takes."""
-
-    def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, offline: bool = False,
-        jobs: int | None = None,
-    ) -> None:  # fmt: skip
-        self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
-        self._quiet, self.verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
-
-    def __enter__(self) -> Self:
-        self._listener = listener_for(quiet=self._quiet, verbose=self.verbose)
-        self.session = Session(settings=load_settings(), listener=self._listener, offline=self._offline)
-        if self._jobs:
-            self.session.jobs = self._jobs
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        close(self._listener)
-
-    def show(self, document: Document, lines: Sequence[str] = ()) -> None:
-        """The result: the document with --json, else the lines."""
-        close(self._listener)
-        if self.as_json:
-            print_json(document)
-        else:
-            for line in lines:
-                self.console.print(line, markup=False)

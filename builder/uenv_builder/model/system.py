@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 NetworkMode = Literal["image", "hook-host", "hook-artifact", "none"]
+NETWORK_MODES: tuple[NetworkMode, ...] = get_args(NetworkMode)
 Text = Annotated[str, Field(min_length=3)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 LEFT_OUT = "unset"

@@ -1,0 +1,51 @@
+"""`uenv build`: images, EDF and sbatch files, and a report."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from uenv_builder.app import building
+from uenv_builder.commands.run import Run, prepare_target
+from uenv_builder.commands.shared import (
+    DebugOption,
+    JobsOption,
+    JsonOption,
+    LabelArgument,
+    OfflineOption,
+    OutputOption,
+    QuietOption,
+    RecipeArgument,
+    SystemOption,
+    UarchOption,
+    VerboseOption,
+)
+
+EPILOG = "Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked"
+
+
+def build(
+    recipe: RecipeArgument,
+    label: LabelArgument = None,
+    *,
+    output: OutputOption = None,
+    uarch: UarchOption = None,
+    system: SystemOption = None,
+    locked: Annotated[bool, typer.Option("--locked", help="Fail when the lock is missing or stale.")] = False,
+    offline: OfflineOption = False,
+    no_test: Annotated[
+        bool, typer.Option("--no-test", help="Do not run the checks; the image counts as untested.")
+    ] = False,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,  # noqa: ARG001  (read by verb)
+) -> int:
+    """Lock where needed, build the squashfs and OCI images, write EDF and sbatch files, and test the image."""
+    with Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs) as run:
+        prepared = prepare_target(run, recipe, label, uarch=uarch, system=system, locked=locked)
+        result = building.build(run.session, prepared, output=output, test=not no_test)
+        run.show(result.document(), result.summary())
+        return result.exit_code

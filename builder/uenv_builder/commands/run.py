@@ -1,0 +1,61 @@
+"""A verb's session, and the recipe that it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from rich.console import Console
+
+from uenv_builder.app import checking
+from uenv_builder.app import lock as locking
+from uenv_builder.app.preparing import Prepared, prepare, select
+from uenv_builder.app.recipes import find_recipe, load_recipe
+from uenv_builder.app.session import Session
+from uenv_builder.commands.shared import print_json
+from uenv_builder.core.digest import Document
+from uenv_builder.system.settings import load_settings
+from uenv_builder.system.terminal import close, listener_for
+
+
+class Run:
+    """A session with somebody listening, for as long as a verb takes."""
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, offline: bool = False,
+        jobs: int | None = None,
+    ) -> None:  # fmt: skip
+        self.as_json = as_json
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._quiet, self.verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
+
+    def __enter__(self) -> Self:
+        self._listener = listener_for(quiet=self._quiet, verbose=self.verbose)
+        self.session = Session(settings=load_settings(), listener=self._listener, offline=self._offline)
+        if self._jobs:
+            self.session.jobs = self._jobs
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        close(self._listener)
+
+    def show(self, document: Document, lines: Sequence[str] = ()) -> None:
+        """The result: the document with --json, else the lines."""
+        close(self._listener)
+        if self.as_json:
+            print_json(document)
+        else:
+            for line in lines:
+                self.console.print(line, markup=False)
+
+
+def prepare_target(
+    run: Run, recipe: str, label: str | None, *, uarch: str | None, system: str | None, locked: bool
+) -> Prepared:
+    """The recipe's target with its lock, checked; warnings are told."""
+    loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
+    selection = select(loaded, label=label, uarch=uarch, system=system)
+    for finding in checking.check_recipe(loaded):
+        run.session.listener.note(str(finding))
+    lock = locking.require_lock(run.session, loaded, selection.uarch, locked=locked)
+    return prepare(loaded, selection, lock)
