@@ -5,6 +5,7 @@ A verb's module is imported when it is asked for: `uenv check` shall not wait fo
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,8 +16,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from uenv_builder import __version__
-from uenv_builder.commands.shared import complain, verb
 from uenv_builder.model.errors import UenvError
+
+# pydantic reads the metadata of all installed packages in search of plugins, which takes longer than most checks.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 VERBS: dict[str, tuple[str, str]] = {
     "build": ("build", "build"),
@@ -51,6 +54,8 @@ class Verbs(TyperGroup):
 
 def load_verb(name: str) -> TyperCommand | TyperGroup:
     """The verb of that name as typer runs it."""
+    from uenv_builder.commands.shared import verb  # noqa: PLC0415
+
     module_name, attribute = VERBS[name]
     module = import_module(f"uenv_builder.commands.{module_name}")
     found = getattr(module, attribute)
@@ -103,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def pass_on(asked: str, given: list[str]) -> None:
     """Hand a verb that is not ours to the site's own uenv."""
-    from uenv_builder.app import site_command  # noqa: PLC0415  (only now)
+    from uenv_builder.app import site_command  # noqa: PLC0415
+    from uenv_builder.commands.shared import complain  # noqa: PLC0415
 
     try:
         site_command.pass_on(asked, given, own=Path(sys.argv[0]), known=sorted(VERBS))

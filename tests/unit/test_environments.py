@@ -3,9 +3,10 @@
 import pytest
 
 from uenv_builder.app.lock import require_fresh
-from uenv_builder.app.preparing import prepare, select
+from uenv_builder.app.preparing import prepare
 from uenv_builder.app.recipes import find_recipe, load_recipe
 from uenv_builder.app.rendering import render_user_files
+from uenv_builder.app.selection import select
 from uenv_command import ROOT
 
 NAMES = sorted({path.parents[1].name for path in ROOT.glob("recipes/*/*/recipe.yaml")})

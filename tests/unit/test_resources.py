@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from uenv_builder.model.errors import BuildError
-from uenv_builder.system.resources import _find_folder, _read_template, load_template, resource_folder
+from uenv_builder.system.resources import _find_folder, resource_folder
+from uenv_builder.system.templates import _read_template, load_template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from uenv_builder.core.sbatch import SbatchRequest, render_sbatch, srun_line
 from uenv_builder.core.systems import load_systems
 from uenv_builder.model.errors import UsageError
 from uenv_builder.system.process import run
-from uenv_builder.system.resources import load_template
+from uenv_builder.system.templates import load_template
 
 SYSTEMS = load_systems()
 TEMPLATE = load_template("sbatch.sh.j2")

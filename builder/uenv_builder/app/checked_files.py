@@ -11,7 +11,7 @@ _SCRIPT_SUFFIXES = {".sbatch", ".slurm", ".sh", ".job"}
 
 
 def kind_of(path: Path) -> FileKind:
-    """The kind of the file at `path`: by its suffix, a script also by its first bytes; else a recipe, by path or name."""
+    """The kind of the file at `path`: by its suffix, a script also by its first bytes; else a recipe."""
     if not path.is_file():
         return "recipe"
     if path.suffix == ".toml":

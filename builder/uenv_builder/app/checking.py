@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from uenv_builder.app.preparing import select
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
+from uenv_builder.app.selection import select
 from uenv_builder.checks import CHECKS
-from uenv_builder.core.edf import lint_edf_settings
+from uenv_builder.core.edf_rules import lint_edf_settings
 from uenv_builder.core.environment import check_environment
 from uenv_builder.core.lock_file import parse_lock, recipe_digest
 from uenv_builder.core.rules.subject import Subject
@@ -75,9 +75,11 @@ def _rules(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
             path = ("edf", *path) if path[-1] in recipe.edf.env else ("network",)
         return tree.key_position(path)
 
+    uarchs = load_uarchs()
+    locks = {name: _fresh_lock(loaded, uarchs[name]) for name in dict.fromkeys(one.uarch for one in recipe.targets)}
     for target in recipe.targets:
-        system, uarch = load_system(target.system, site), load_uarchs()[target.uarch]
-        subject = Subject(recipe, system, uarch, _fresh_lock(loaded, uarch))
+        system, uarch = load_system(target.system, site), uarchs[target.uarch]
+        subject = Subject(recipe, system, uarch, locks[target.uarch])
         yield from run_rules(SUBJECT_RULES, subject, locate)
         yield from run_rules(RUNTIME_RULES, subject.runtime, locate)
         own = {**recipe.env, **recipe.edf.env}

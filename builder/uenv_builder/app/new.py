@@ -10,9 +10,9 @@ from uenv_builder.core.systems import load_systems
 from uenv_builder.core.yaml_tree import suggest
 from uenv_builder.model.errors import UsageError
 from uenv_builder.system.files import write_text
-from uenv_builder.system.resources import load_template
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.site_systems import read_site_systems
+from uenv_builder.system.templates import load_template
 
 
 def write_starter(folder: Path, *, system: str, uarch: str | None = None) -> Path:

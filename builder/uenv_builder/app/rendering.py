@@ -9,7 +9,7 @@ from uenv_builder.app.preparing import Prepared
 from uenv_builder.core.edf import EdfRequest, render_edf
 from uenv_builder.core.sbatch import SbatchRequest, Workload, render_sbatch, srun_line
 from uenv_builder.system.files import write_text
-from uenv_builder.system.resources import load_template
+from uenv_builder.system.templates import load_template
 
 _SITE_IMAGES = "${SCRATCH}/ce-images"
 """Where CSCS tells users to keep images, for a file that is rendered before there is an image."""

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from uenv_builder.app import lock as locking
-from uenv_builder.app.preparing import select
 from uenv_builder.app.recipes import find_recipe, load_recipe
+from uenv_builder.app.selection import select
 from uenv_builder.commands.run import Run
 from uenv_builder.commands.shared import (
     DebugOption,

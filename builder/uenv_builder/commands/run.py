@@ -9,8 +9,9 @@ from rich.console import Console
 
 from uenv_builder.app import checking
 from uenv_builder.app import lock as locking
-from uenv_builder.app.preparing import Prepared, prepare, select
+from uenv_builder.app.preparing import Prepared, prepare
 from uenv_builder.app.recipes import find_recipe, load_recipe
+from uenv_builder.app.selection import select
 from uenv_builder.app.session import Session
 from uenv_builder.commands.shared import print_json
 from uenv_builder.core.digest import Document

@@ -10,12 +10,12 @@ from tomlkit.items import Array, Table
 
 from uenv_builder.core.edf_engine import ENGINES, FLAG_SEPARATORS, FOREIGN_ANNOTATIONS, OPTIONS, Dialect
 from uenv_builder.core.edf_image import is_image_path, parse_reference
-from uenv_builder.core.edf_rules import Mount, lint_edf_settings, parse_mount
+from uenv_builder.core.edf_rules import Mount, parse_mount
 from uenv_builder.model.errors import IncompatibleError, UsageError
 from uenv_builder.model.recipe import EdfSection
 from uenv_builder.model.system import NetworkMode, System
 
-__all__ = ["Dialect", "EdfRequest", "engine_option", "lint_edf_settings", "render_edf"]
+__all__ = ["Dialect", "EdfRequest", "engine_option", "render_edf"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

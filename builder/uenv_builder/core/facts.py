@@ -22,7 +22,7 @@ _File = TypeVar("_File", bound="FactFile")
 class Fact(BaseModel):
     """One fact; `source` only where it is another one than its file's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     source: str | None = None
 
@@ -30,7 +30,7 @@ class Fact(BaseModel):
 class FactFile(BaseModel):
     """A file of facts of one kind, with the source of all that name none of their own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     source: Annotated[str, Field(min_length=5)]
     read: Annotated[str, Field(pattern=r"^20[0-9]{2}-[01][0-9]-[0-3][0-9]$")]

@@ -71,7 +71,7 @@ class Failure(SearchedLine, Fact):
 class LogFact(SearchedLine):
     """A line that tells a version or a choice: `value` of the pattern."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     fact: FactName
 

@@ -20,7 +20,7 @@ _Text = Annotated[str, Field(min_length=10)]
 class Story(BaseModel):
     """A rule as people read about it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     severity: Severity
     """error: it cannot work, or returns wrong results; warning: likely unwanted, and acceptable with a reason; note."""
