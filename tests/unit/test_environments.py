@@ -2,7 +2,7 @@
 
 import pytest
 
-from uenv_builder.app.lock import require_fresh
+from uenv_builder.app.lock_files import require_fresh
 from uenv_builder.app.preparing import prepare
 from uenv_builder.app.recipes import find_recipe, load_recipe
 from uenv_builder.app.rendering import render_user_files

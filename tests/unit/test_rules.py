@@ -7,12 +7,14 @@ import pytest
 import yaml
 
 from uenv_builder.app.checking import find_in_recipe
+from uenv_builder.app.lock_files import fresh_locks
 from uenv_builder.app.recipes import load_recipe
 from uenv_builder.app.script_checking import ScriptOptions, find_in_script
 from uenv_builder.core.rules import settings, stack, versions
 from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
-from uenv_builder.core.rules.verdicts import is_incompatible
+from uenv_builder.core.rules.verdicts import accept, is_incompatible
+from uenv_builder.model.errors import Position
 from uenv_command import ROOT
 
 COMPAT = ROOT / "builder/uenv_builder/knowledge/compat"
@@ -41,7 +43,8 @@ def home(tmp_path, monkeypatch):
 def findings(folder, text):
     path = folder / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    return find_in_recipe(load_recipe(path))
+    loaded = load_recipe(path)
+    return find_in_recipe(loaded, fresh_locks(loaded)[0])
 
 
 def verdicts(folder, text):
@@ -66,7 +69,7 @@ CASES = {
         [("torch-cpu-wheel", "error", 9, 3), ("accept", "error", 13, 3)],
     ),
     "accepts what is not": (GOOD + "accept:\n  cuda-minr-version: why not\n", [("accept", "error", 13, 3)]),
-    "accepts for nothing": (GOOD + "accept:\n  base-digest: why not\n", [("accept", "note", 13, 3)]),
+    "accepts what a lock may bring": (GOOD + "accept:\n  base-digest: why not\n", []),
     "own stack beside hooks": (
         GOOD + STACK,
         [("hook-own-stack", "error", line, 3) for line in (12, 13, 14)],
@@ -111,6 +114,13 @@ def test_verdicts_on_recipes(tmp_path, name):
     assert verdicts(tmp_path, text) == expected
 
 
+def test_accepting_for_nothing_is_told_where_everything_was_seen():
+    place = Position("recipe.yaml", 13, 3)
+    [found] = accept([], {"base-digest": "why not"}, lambda _: place)
+    assert (found.rule, found.severity, found.position) == ("accept", "note", place)
+    assert accept([], {"base-digest": "why not"}, lambda _: place, everything=False) == []
+
+
 def test_incompatibility_is_told_from_mistakes(tmp_path):
     assert is_incompatible(findings(tmp_path, CASES["cpu torch"][0]))
     assert not is_incompatible(findings(tmp_path, CASES["accepts an error"][0]))
@@ -126,7 +136,10 @@ def test_hints_name_versions_that_are_then_clean(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/*/recipe.yaml")), ids=lambda path: path.parent.name)
 def test_recipes_of_this_repository_are_clean(path):
-    assert find_in_recipe(load_recipe(path)) == []
+    loaded = load_recipe(path)
+    locks, unfit = fresh_locks(loaded)
+    assert set(locks) == {target.uarch for target in loaded.recipe.targets}
+    assert [*unfit, *find_in_recipe(loaded, locks)] == []
 
 
 def test_batch_scripts_meet_the_same_rules(tmp_path):

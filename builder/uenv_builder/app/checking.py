@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.app.selection import select
 from uenv_builder.checks import CHECKS
 from uenv_builder.core.edf_rules import lint_edf_settings
 from uenv_builder.core.environment import check_environment
-from uenv_builder.core.lock_file import parse_lock, recipe_digest
 from uenv_builder.core.rules.subject import Subject
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
 from uenv_builder.core.rules.verdicts import accept, is_incompatible, run_rules, without_repetition
@@ -20,22 +19,20 @@ from uenv_builder.core.yaml_tree import YamlTree, suggest
 from uenv_builder.model.errors import (
     Diagnostic,
     IncompatibleError,
-    LockError,
     Position,
     RecipeError,
     UenvError,
 )
 from uenv_builder.model.lock import Lock
-from uenv_builder.model.system import Uarch
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.site_systems import read_site_systems
 
 
-def check_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
-    """Warnings and notes about the recipe; raises one error with everything where there are errors among the findings:
-    IncompatibleError if all of them mean that things cannot work together, else RecipeError.
+def check_recipe(loaded: LoadedRecipe, locks: Mapping[str, Lock]) -> list[Diagnostic]:
+    """Warnings and notes about the recipe with these locks, by node type; raises one error with everything where there
+    are errors among the findings: IncompatibleError if all mean that things cannot work together, else RecipeError.
     """
-    findings = find_in_recipe(loaded)
+    findings = find_in_recipe(loaded, locks)
     if is_incompatible(findings):
         raise IncompatibleError.collect(findings)
     if any(finding.severity == "error" for finding in findings):
@@ -43,18 +40,21 @@ def check_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
     return findings
 
 
-def find_in_recipe(loaded: LoadedRecipe) -> list[Diagnostic]:
-    """All that is wrong with the recipe, in the order of its lines, without what it accepts."""
+def find_in_recipe(loaded: LoadedRecipe, locks: Mapping[str, Lock]) -> list[Diagnostic]:
+    """All that is wrong with the recipe, in the order of its lines, without what it accepts; rules look at the lock of
+    each node type that is in `locks`.
+    """
     site = read_site_systems(load_settings().systems)
     targets = _targets(loaded, site)
     found = [*targets, *_environment(loaded), *_checks(loaded), *_edf(loaded, site)]
-    found += [] if targets else _rules(loaded, site)
+    found += [] if targets else _rules(loaded, site, locks)
     try:
         added_contents(loaded)
     except RecipeError as error:
         found += error.diagnostics
     tree = loaded.evaluated.tree
-    return without_repetition(accept(found, loaded.recipe.accept, tree.key_position))
+    locked = all(target.uarch in locks for target in loaded.recipe.targets)
+    return without_repetition(accept(found, loaded.recipe.accept, tree.key_position, everything=locked))
 
 
 def _targets(loaded: LoadedRecipe, site: SystemFiles) -> list[Diagnostic]:
@@ -67,7 +67,7 @@ def _targets(loaded: LoadedRecipe, site: SystemFiles) -> list[Diagnostic]:
     return found
 
 
-def _rules(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
+def _rules(loaded: LoadedRecipe, site: SystemFiles, locks: Mapping[str, Lock]) -> Iterator[Diagnostic]:
     recipe, tree = loaded.recipe, loaded.evaluated.tree
 
     def locate(path: TreePath) -> Position | None:
@@ -76,24 +76,13 @@ def _rules(loaded: LoadedRecipe, site: SystemFiles) -> Iterator[Diagnostic]:
         return tree.key_position(path)
 
     uarchs = load_uarchs()
-    locks = {name: _fresh_lock(loaded, uarchs[name]) for name in dict.fromkeys(one.uarch for one in recipe.targets)}
     for target in recipe.targets:
         system, uarch = load_system(target.system, site), uarchs[target.uarch]
-        subject = Subject(recipe, system, uarch, locks[target.uarch])
+        subject = Subject(recipe, system, uarch, locks.get(target.uarch))
         yield from run_rules(SUBJECT_RULES, subject, locate)
         yield from run_rules(RUNTIME_RULES, subject.runtime, locate)
         own = {**recipe.env, **recipe.edf.env}
         yield from lint_variables(own, versions=subject.runtime.versions, locate=lambda name: locate(("env", name)))
-
-
-def _fresh_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
-    """The lock beside the recipe where it is there and fits: rules look at what is known, and `uenv lock` at locks."""
-    path = loaded.lock_path(uarch.name)
-    try:
-        lock = parse_lock(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, LockError):
-        return None
-    return lock if lock.recipe.digest == recipe_digest(loaded.recipe, uarch) else None
 
 
 def _environment(loaded: LoadedRecipe) -> list[Diagnostic]:

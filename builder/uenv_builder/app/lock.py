@@ -12,10 +12,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from uenv_builder.app.checking import check_recipe
+from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
 from uenv_builder.core.digest import Document
-from uenv_builder.core.lock_file import dump_lock, parse_lock, recipe_digest
+from uenv_builder.core.lock_file import dump_lock, recipe_digest
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, Position, RecipeError, UsageError
 from uenv_builder.model.lock import (
     Lock,
@@ -35,24 +37,6 @@ from uenv_builder.system.files import write_text
 _BUILD_MACHINES = ("amd64", "arm64")
 
 
-def read_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
-    """The lock beside the recipe, or None where there is none yet; raises LockError for one that cannot be read."""
-    path = loaded.lock_path(uarch.name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "write it anew with `uenv lock`"
-        raise LockError(f"{path}: cannot be read: {error}", rule="lock-invalid", hint=hint) from error
-    return parse_lock(text, str(path))
-
-
-def is_stale(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> bool:
-    """Whether the recipe asks for something else than the lock was made for."""
-    return lock.recipe.digest != recipe_digest(loaded.recipe, uarch)
-
-
 def require_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, locked: bool) -> Lock:
     """The lock that a build goes by: the one beside the recipe, made or renewed where needed unless `locked`."""
     try:
@@ -62,17 +46,6 @@ def require_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, locked
             raise
         session.listener.note(f"{error.diagnostics[0].message}; locking now")
     return write_lock(session, loaded, uarch)
-
-
-def require_fresh(loaded: LoadedRecipe, uarch: Uarch) -> Lock:
-    """The lock beside the recipe if it is there and fits; raises LockError otherwise."""
-    lock, path = read_lock(loaded, uarch), loaded.lock_path(uarch.name)
-    command = f"write it with `uenv lock {loaded.folder} --uarch {uarch.name}`"
-    if lock is None:
-        raise LockError(f"{path}: there is no lock", rule="lock-missing", hint=command)
-    if is_stale(loaded, uarch, lock):
-        raise LockError(f"{path}: is stale: the recipe asks for something else", rule="lock-stale", hint=command)
-    return lock
 
 
 def describe(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> Document:
@@ -91,8 +64,16 @@ def describe(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> Document:
 
 
 def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: Upgrade | None = None) -> Lock:
-    """Resolve, and put the lock beside the recipe. What an older lock chose stays where the recipe still allows it."""
+    """Resolve, and put the lock beside the recipe. What an older lock chose stays where the recipe still allows it.
+
+    The recipe's rules are asked before anything is resolved, and again with what was: then new warnings are told, and
+    with errors (IncompatibleError or RecipeError) the older lock stays.
+    """
+    before = check_recipe(loaded, {})
     lock = make_lock(session, loaded, uarch, upgrade=upgrade or Upgrade())
+    for finding in check_recipe(loaded, {uarch.name: lock}):
+        if finding not in before:
+            session.listener.note(str(finding))
     write_text(loaded.lock_path(uarch.name), dump_lock(lock))
     return lock
 

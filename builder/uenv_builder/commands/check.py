@@ -114,6 +114,7 @@ def _find_in_script(path: Path, system: str | None, network: str | None) -> Sequ
 
 def _find_in_recipe(target: str) -> tuple[str, Document, Sequence[Diagnostic]]:
     from uenv_builder.app.checking import find_in_recipe  # noqa: PLC0415  (for this kind of file only)
+    from uenv_builder.app.lock_files import fresh_locks  # noqa: PLC0415  (for this kind of file only)
     from uenv_builder.app.recipes import find_recipe, load_recipe  # noqa: PLC0415  (for this kind of file only)
     from uenv_builder.system.settings import load_settings  # noqa: PLC0415  (for this kind of file only)
 
@@ -123,7 +124,9 @@ def _find_in_recipe(target: str) -> tuple[str, Document, Sequence[Diagnostic]]:
     except RecipeError as error:
         return str(path), {"recipe": str(path)}, error.diagnostics
     targets = [f"{entry.system}%{entry.uarch}" for entry in loaded.recipe.targets]
-    return str(path), {"recipe": str(path), "targets": targets}, find_in_recipe(loaded)
+    locks, unfit = fresh_locks(loaded)
+    findings = [*unfit, *find_in_recipe(loaded, locks)]
+    return str(path), {"recipe": str(path), "targets": targets, "locked": list(locks)}, findings
 
 
 def _mode(network: str | None) -> NetworkMode | None:

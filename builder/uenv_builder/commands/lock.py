@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from uenv_builder.app import lock as locking
+from uenv_builder.app.checking import check_recipe
+from uenv_builder.app.lock_files import require_fresh
 from uenv_builder.app.recipes import find_recipe, load_recipe
 from uenv_builder.app.selection import select
 from uenv_builder.commands.run import Run
@@ -44,11 +46,14 @@ def lock(
         loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
         chosen = select(loaded, uarch=uarch, system=system).uarch.name if uarch or system else None
         names = [chosen] if chosen else list(dict.fromkeys(target.uarch for target in loaded.recipe.targets))
+        if not check_only:
+            for finding in check_recipe(loaded, {}):
+                run.session.listener.note(str(finding))
         results: list[Document] = []
         for name in names:
             node_type = select(loaded, uarch=name).uarch
             if check_only:
-                lock = locking.require_fresh(loaded, node_type)
+                lock = require_fresh(loaded, node_type)
             else:
                 what = locking.Upgrade(everything=upgrade_all, names=frozenset(upgrade or ()))
                 lock = locking.write_lock(run.session, loaded, node_type, upgrade=what)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from uenv_builder.app import checking
 from uenv_builder.app import lock as locking
+from uenv_builder.app.lock_files import fresh_locks
 from uenv_builder.app.preparing import Prepared, prepare
 from uenv_builder.app.recipes import find_recipe, load_recipe
 from uenv_builder.app.selection import select
@@ -56,7 +57,7 @@ def prepare_target(
     """The recipe's target with its lock, checked; warnings are told."""
     loaded = load_recipe(find_recipe(recipe, run.session.settings.recipe_path))
     selection = select(loaded, label=label, uarch=uarch, system=system)
-    for finding in checking.check_recipe(loaded):
+    for finding in checking.check_recipe(loaded, fresh_locks(loaded)[0]):
         run.session.listener.note(str(finding))
     lock = locking.require_lock(run.session, loaded, selection.uarch, locked=locked)
     return prepare(loaded, selection, lock)

@@ -37,11 +37,17 @@ def run_rules(
             yield diagnose(rule, finding, locate)
 
 
-def accept(findings: Iterable[Diagnostic], accepted: Mapping[str, str], locate: Locate) -> list[Diagnostic]:
-    """`findings` without the warnings and notes that a recipe accepts, and with what is wrong about its accepting."""
+def accept(
+    findings: Iterable[Diagnostic], accepted: Mapping[str, str], locate: Locate, *, everything: bool = True
+) -> list[Diagnostic]:
+    """`findings` without the warnings and notes that a recipe accepts, and with what is wrong about its accepting.
+
+    `everything`: whether the rules had all that they look at, a lock above all; only then what is accepted for nothing
+    is known.
+    """
     found = list(findings)
     kept = [finding for finding in found if finding.severity == "error" or finding.rule not in accepted]
-    return [*kept, *_acceptance_findings(found, accepted, locate)]
+    return [*kept, *_acceptance_findings(found, accepted, locate, everything=everything)]
 
 
 def without_repetition(findings: Iterable[Diagnostic]) -> list[Diagnostic]:
@@ -63,7 +69,9 @@ def _order(position: Position | None) -> tuple[str, int, int]:
     return (position.file, position.line, position.column) if position else ("", 0, 0)
 
 
-def _acceptance_findings(found: list[Diagnostic], accepted: Mapping[str, str], locate: Locate) -> Iterator[Diagnostic]:
+def _acceptance_findings(
+    found: list[Diagnostic], accepted: Mapping[str, str], locate: Locate, *, everything: bool
+) -> Iterator[Diagnostic]:
     errors = {finding.rule for finding in found if finding.severity == "error"}
     others = {finding.rule for finding in found} - errors
     for rule in accepted:
@@ -79,7 +87,7 @@ def _acceptance_findings(found: list[Diagnostic], accepted: Mapping[str, str], l
                 answer, message=f'there is no rule "{rule}"',
                 hint=suggest(rule, known) or "copy the id from the brackets of a warning",
             )  # fmt: skip
-        elif rule not in others:
+        elif everything and rule not in others:
             yield replace(
                 answer, severity="note", message=f"{rule} has nothing to say about this recipe", hint="leave it out"
             )
