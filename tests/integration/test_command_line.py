@@ -57,7 +57,7 @@ def test_a_wrong_command_line_ends_with_2(alone, words):
 @pytest.mark.parametrize("recipe", ["python-mpi/1.0", "pytorch/2.14"])
 def test_the_recipes_of_this_repository_are_accepted(alone, recipe):
     outcome = alone.ok("check", str(ROOT / "recipes" / recipe), "--json")
-    assert set(outcome.document) == {"recipe", "targets", "diagnostics"}
+    assert set(outcome.document) == {"recipe", "targets", "locked", "diagnostics"}
     assert not [entry for entry in outcome.document["diagnostics"] if entry["severity"] == "error"]
     assert outcome.document["targets"]
 

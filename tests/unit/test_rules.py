@@ -10,7 +10,7 @@ from uenv_builder.app.checking import find_in_recipe
 from uenv_builder.app.lock_files import fresh_locks
 from uenv_builder.app.recipes import load_recipe
 from uenv_builder.app.script_checking import ScriptOptions, find_in_script
-from uenv_builder.core.rules import settings, stack, versions
+from uenv_builder.core.rules import settings, stack, tuning, versions
 from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
 from uenv_builder.core.rules.verdicts import accept, is_incompatible
@@ -162,7 +162,7 @@ def test_every_rule_has_a_story_with_a_source():
 
 
 def test_rules_stand_in_one_table_each():
-    tables = [stack.RULES, versions.RULES, settings.RULES]
+    tables = [stack.RULES, versions.RULES, settings.RULES, tuning.RULES]
     assert sum(map(len, tables)) == len(SUBJECT_RULES | RUNTIME_RULES)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from uenv_builder.core.rules import settings, stack, versions
+from uenv_builder.core.rules import settings, stack, tuning, versions
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.rules.runtime import Runtime
 from uenv_builder.core.rules.subject import Subject
@@ -12,5 +12,5 @@ from uenv_builder.core.rules.subject import Subject
 SUBJECT_RULES: dict[str, Callable[[Subject], Iterator[Finding]]] = {**stack.RULES, **versions.RULES}
 """Over recipe, lock and system."""
 
-RUNTIME_RULES: dict[str, Callable[[Runtime], Iterator[Finding]]] = {**settings.RULES}
+RUNTIME_RULES: dict[str, Callable[[Runtime], Iterator[Finding]]] = {**settings.RULES, **tuning.RULES}
 """Over the variables of a job, wherever they are set."""
