@@ -1,8 +1,10 @@
 """Recipes as people get them wrong: each finding names its place, its reason and a remedy."""
 
+import re
+
 import pytest
 
-from uenv_builder.core.recipe_reader import evaluate, merge_trees, recipe_schema
+from uenv_builder.core.recipe_reader import editor_schema, evaluate, merge_trees, recipe_schema
 from uenv_builder.core.yaml_tree import MAX_BYTES, read_yaml
 from uenv_builder.model.errors import RecipeError
 
@@ -177,3 +179,20 @@ def test_the_schema_accepts_what_the_reader_accepts_and_names_every_key():
     assert {"extends", "variables", "name", "targets"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
     assert schema["anyOf"][0] == {"required": ["extends"]}
+
+
+def test_editors_accept_an_expression_wherever_a_text_may_stand():
+    def nodes(node):
+        if isinstance(node, dict):
+            yield node
+        for below in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield from nodes(below)
+
+    found = [node for node in nodes(editor_schema()) if isinstance(node.get("pattern"), str)]
+    assert len(found) > 10
+    assert all(re.search(node["pattern"], "${{ torch }}") for node in found)
+    assert not all(re.search(node["pattern"], "no such text ;") for node in found)
+    enums = [node for node in nodes(editor_schema()) if "enum" in node and node.get("type") == "string"]
+    beside = [node["anyOf"][1] for node in nodes(editor_schema()) if node.get("anyOf", [None])[0] in enums]
+    assert enums
+    assert len(beside) == len(enums)

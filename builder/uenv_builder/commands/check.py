@@ -72,9 +72,9 @@ def check(
 ) -> int:
     """Read a recipe, an EDF file or a batch script and say all that is wrong; needs neither network nor root."""
     if schema:
-        from uenv_builder.core.recipe_reader import recipe_schema  # noqa: PLC0415  (for this kind of file only)
+        from uenv_builder.core.recipe_reader import editor_schema  # noqa: PLC0415  (for this kind of file only)
 
-        print_json(recipe_schema())
+        print_json(editor_schema())
         return 0
     if target is None:
         raise UsageError("FILE is missing", hint="name a folder with a recipe.yaml, as in: uenv check recipes/mine/1.0")

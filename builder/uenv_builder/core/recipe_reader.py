@@ -258,7 +258,7 @@ def _requirement_errors(recipe: Recipe, tree: YamlTree) -> list[Diagnostic]:
 
 
 def recipe_schema() -> dict[str, Value]:
-    """The JSON Schema (draft 2020-12) of a recipe file, for editors; what `extends` may supply is not required."""
+    """The JSON Schema (draft 2020-12) of a recipe; what `extends` may supply is not required."""
     schema = Recipe.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "uenv-builder recipe"
@@ -270,3 +270,23 @@ def recipe_schema() -> dict[str, Value]:
     required = schema.pop("required")
     schema["anyOf"] = [{"required": ["extends"]}, {"required": required}]
     return schema
+
+
+def editor_schema() -> dict[str, Value]:
+    """The JSON Schema of a recipe file as people write it: `${{ NAME }}` may stand in every text."""
+    schema = _with_expressions(recipe_schema())
+    assert isinstance(schema, dict)
+    return schema
+
+
+def _with_expressions(node: Value) -> Value:
+    if isinstance(node, list):
+        return [_with_expressions(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    changed = {key: _with_expressions(value) for key, value in node.items()}
+    if isinstance(node.get("pattern"), str):
+        changed["pattern"] = rf"\$\{{\{{|{node['pattern']}"
+    if node.get("type") == "string" and "enum" in node:
+        return {"anyOf": [changed, {"type": "string", "pattern": r"\$\{\{"}]}
+    return changed

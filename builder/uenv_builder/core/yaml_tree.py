@@ -92,8 +92,9 @@ def read_yaml(content: bytes, file: str) -> YamlTree:
 
 def suggest(word: str, known: list[str]) -> str | None:
     """`did you mean "..."?` for the closest of `known`, or None."""
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    return f'did you mean "{close[0]}"?' if close else None
+    close = get_close_matches(word, known, n=3, cutoff=0.6)
+    swapped = [other for other in close if sorted(other) == sorted(word)]
+    return f'did you mean "{[*swapped, *close][0]}"?' if close else None
 
 
 def _refuse_bombs(text: str, file: str) -> None:
