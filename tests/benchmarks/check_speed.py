@@ -3,8 +3,8 @@
     python tests/benchmarks/check_speed.py [RECIPE] [--runs N]
 
 Beside it, in the same run: check-jsonschema (installed into a temporary folder), which holds the recipe against its
-JSON Schema and knows no rule; an interpreter that only imports typer and pydantic, the floor for a program made with them;
-and a bare interpreter. Runs alternate; the figures are the fastest of all, in milliseconds.
+JSON Schema and knows no rule; an interpreter that only imports typer and pydantic, the floor for a program made with
+them; and a bare interpreter. Runs alternate; the figures are the fastest of all, in milliseconds.
 """
 
 from __future__ import annotations

@@ -140,7 +140,6 @@ def test_what_is_no_variable_is_refused(build, monkeypatch, variable, message):
     assert "hint: write --env" in str(caught.value)
 
 
-@pytest.mark.skipif("--env" not in (ROOT / "builder/uenv_builder/commands/execute.py").read_text(), reason="uenv exec has no --env")
 def test_the_command_line_passes_it_on(build, uenv):
     arguments = [word for text in options(OWN) for word in ("--env", text)]
     shown = uenv.ok("exec", *arguments, str(build), "--", "env", "-0").stdout
