@@ -57,6 +57,8 @@ _THRESHOLD, _GET_MIN, _EAGER = "FI_CXI_RDZV_THRESHOLD", "FI_CXI_RDZV_GET_MIN", "
 _RENDEZVOUS_DEFAULTS = {_THRESHOLD: 16384, _GET_MIN: 2049, _EAGER: 2048}
 _OVERFLOW = "FI_CXI_OFLOW_BUF_SIZE"
 _OVERFLOW_DEFAULT = 12 << 20
+_WITHIN_COMMAND = 192
+"""The bytes that fit into a command: libfabric raises a lower threshold to them."""
 _QUEUE_DEFAULTS = {"FI_CXI_DEFAULT_CQ_SIZE": 131072, "FI_CXI_DEFAULT_TX_SIZE": 1024}
 """The defaults of libfabric since 2.2."""
 
@@ -73,8 +75,8 @@ def check_eager(runtime: Runtime) -> Iterator[Finding]:
         return
     at = next((name for name in left if name in own), own[0])
     shown = ", ".join(f"{name} is {sizes[name]}" for name in left)
-    eager = (sizes[_THRESHOLD] or 0) + (sizes[_GET_MIN] or 0)
-    what = f"messages of up to {eager} bytes" if eager else "the first bytes of each message"
+    eager = max(sizes[_THRESHOLD] or 0, _WITHIN_COMMAND) + (sizes[_GET_MIN] or 0)
+    what = f"messages of up to {eager} bytes" if left != [_EAGER] else "the first bytes of each message"
     yield _finding(at, f"{what} are sent before the receiver is ready: {shown}")
 
 
