@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uenv_builder.core.batch_options import Grammar, parse_options, slurm_grammar
-from uenv_builder.core.batch_rules import RULES, BatchContext, check_batch_script, read_batch_script, runtime
-from uenv_builder.core.batch_shell import read_shell
+from uenv_builder.core.batch.options import Grammar, parse_options, slurm_grammar
+from uenv_builder.core.batch.rules import RULES, BatchContext, check_batch_script, read_batch_script, runtime
+from uenv_builder.core.batch.shell import read_shell
 from uenv_builder.core.rules.stories import load_chapter
 from uenv_builder.core.systems import load_systems
 

@@ -6,8 +6,8 @@ import tomllib
 import pytest
 from golden_files import check_golden
 
-from uenv_builder.core.edf import EdfRequest, render_edf
-from uenv_builder.core.edf_rules import lint_edf_settings
+from uenv_builder.core.edf.render import EdfRequest, render_edf
+from uenv_builder.core.edf.rules import lint_edf_settings
 from uenv_builder.core.systems import load_systems
 from uenv_builder.model.errors import IncompatibleError, Position, UsageError
 from uenv_builder.model.recipe import EdfSection

@@ -7,7 +7,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uenv_builder.core.edf_file_rules import EdfContext, check_edf
+from uenv_builder.core.edf.file_rules import EdfContext, check_edf
 from uenv_builder.core.rules.stories import find_story
 from uenv_builder.core.systems import load_systems
 

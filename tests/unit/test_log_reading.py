@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uenv_builder.core.log_benchmarks import Row
-from uenv_builder.core.log_failures import FailureFile, fill_in, load_failures, placeholders
-from uenv_builder.core.log_reading import LINE_LIMIT, LogFacts, read_log
+from uenv_builder.core.logs.benchmarks import Row
+from uenv_builder.core.logs.failures import FailureFile, fill_in, load_failures, placeholders
+from uenv_builder.core.logs.reading import LINE_LIMIT, LogFacts, read_log
 
 LOGS = Path(__file__).parent.parent / "fixtures" / "logs"
 SEARCHED = [failure for failure in load_failures().failures if failure.regex]

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from uenv_builder.core.log_failures import load_failures
+from uenv_builder.core.logs.failures import load_failures
 from uenv_builder.core.rules.stories import chapter_names, find_story, load_chapter
 from uenv_builder.model.errors import Severity
 from uenv_command import ROOT

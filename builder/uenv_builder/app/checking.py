@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.app.selection import select
 from uenv_builder.checks import CHECKS
-from uenv_builder.core.edf_rules import lint_edf_settings
+from uenv_builder.core.edf.rules import lint_edf_settings
 from uenv_builder.core.environment import check_environment
 from uenv_builder.core.rules.subject import Subject
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from uenv_builder.app.edf_files import EdfFolders
 from uenv_builder.app.systems import named_system
-from uenv_builder.core.edf_engine import Dialect
-from uenv_builder.core.edf_file import Edf
-from uenv_builder.core.edf_file_rules import EdfContext, check_edf
+from uenv_builder.core.edf.engine import Dialect
+from uenv_builder.core.edf.file import Edf
+from uenv_builder.core.edf.file_rules import EdfContext, check_edf
 from uenv_builder.core.rules.runtime import Runtime
 from uenv_builder.core.rules.stack_facts import read_version
 from uenv_builder.core.rules.tables import RUNTIME_RULES

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from uenv_builder.core.edf_engine import Dialect
-from uenv_builder.core.edf_file import EdfContext, read_edf
+from uenv_builder.core.edf.engine import Dialect
+from uenv_builder.core.edf.file import EdfContext, read_edf
 
 _SYSTEM_FOLDERS: dict[Dialect, tuple[str, ...]] = {"ce": (), "sarus": ("/etc/edf",)}
 

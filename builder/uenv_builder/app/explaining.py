@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from uenv_builder.core.digest import Document
-from uenv_builder.core.log_reading import LINE_LIMIT, LogFinding, LogReading, read_log
+from uenv_builder.core.logs.reading import LINE_LIMIT, LogFinding, LogReading, read_log
 from uenv_builder.core.rules.stories import Story, chapter_names, find_story, load_chapter
 from uenv_builder.core.yaml_tree import suggest
 from uenv_builder.model.errors import UsageError

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from uenv_builder.app.preparing import Prepared
-from uenv_builder.core.edf import EdfRequest, render_edf
+from uenv_builder.core.edf.render import EdfRequest, render_edf
 from uenv_builder.core.sbatch import SbatchRequest, Workload, render_sbatch, srun_line
 from uenv_builder.system.files import write_text
 from uenv_builder.system.templates import load_template

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from uenv_builder.app.edf_files import read_edf_variables
 from uenv_builder.app.systems import named_system
-from uenv_builder.core.batch_rules import BatchContext, BatchScript, check_batch_script
-from uenv_builder.core.batch_rules import runtime as batch_runtime
-from uenv_builder.core.batch_script import Step
+from uenv_builder.core.batch.rules import BatchContext, BatchScript, check_batch_script
+from uenv_builder.core.batch.rules import runtime as batch_runtime
+from uenv_builder.core.batch.script import Step
 from uenv_builder.core.rules.tables import RUNTIME_RULES
 from uenv_builder.core.rules.verdicts import run_rules, without_repetition
 from uenv_builder.core.variable_lint import lint_variables

@@ -17,7 +17,7 @@ from uenv_builder import __version__
 from uenv_builder.app.checked_files import kind_of
 from uenv_builder.commands.shared import DebugOption, JsonOption, complain, print_json
 from uenv_builder.core.digest import Document
-from uenv_builder.core.edf_engine import Dialect
+from uenv_builder.core.edf.engine import Dialect
 from uenv_builder.core.finding_formats import to_document, to_junit, to_sarif
 from uenv_builder.core.rules.verdicts import is_incompatible
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, RecipeError, UsageError

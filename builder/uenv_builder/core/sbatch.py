@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from uenv_builder.core.edf import Dialect, engine_option
+from uenv_builder.core.edf.render import Dialect, engine_option
 from uenv_builder.core.label import Label
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.system import NetworkMode, System

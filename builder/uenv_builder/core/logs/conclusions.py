@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from uenv_builder.core.log_benchmarks import Benchmark
-from uenv_builder.core.log_failures import Bandwidth, FailureFile
+from uenv_builder.core.logs.benchmarks import Benchmark
+from uenv_builder.core.logs.failures import Bandwidth, FailureFile
 
 Conclusion: TypeAlias = "tuple[str, int, str, Mapping[str, str]]"
 """The failure's id, number and text of the line that it is drawn from, and the values for its texts."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from uenv_builder.core.edf_engine import Verdict
-from uenv_builder.core.edf_hooks import Hooks, check_annotations, check_hooks
-from uenv_builder.core.edf_mounts import Mount, check_mounts, parse_mount
-from uenv_builder.core.edf_values import check_bases, check_env, check_expansion
+from uenv_builder.core.edf.engine import Verdict
+from uenv_builder.core.edf.hooks import Hooks, check_annotations, check_hooks
+from uenv_builder.core.edf.mounts import Mount, check_mounts, parse_mount
+from uenv_builder.core.edf.values import check_bases, check_env, check_expansion
 from uenv_builder.core.rules.verdicts import diagnose
 from uenv_builder.core.yaml_tree import Path
 from uenv_builder.model.errors import Diagnostic, Position

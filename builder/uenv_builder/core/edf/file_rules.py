@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from uenv_builder.core.edf_engine import Verdict
-from uenv_builder.core.edf_file import Edf, EdfContext, read_edf
-from uenv_builder.core.edf_hooks import CXI, NCCL, NETSTACK, VARIANT, Hooks, check_annotations, check_hooks
-from uenv_builder.core.edf_image import check_image, find_cuda, is_extended, lacks_cudart_link
-from uenv_builder.core.edf_mounts import check_mounts
-from uenv_builder.core.edf_values import ROOTED, check_defined, check_env, check_expansion
+from uenv_builder.core.edf.engine import Verdict
+from uenv_builder.core.edf.file import Edf, EdfContext, read_edf
+from uenv_builder.core.edf.hooks import CXI, NCCL, NETSTACK, VARIANT, Hooks, check_annotations, check_hooks
+from uenv_builder.core.edf.image import check_image, find_cuda, is_extended, lacks_cudart_link
+from uenv_builder.core.edf.mounts import check_mounts
+from uenv_builder.core.edf.values import ROOTED, check_defined, check_env, check_expansion
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.rules.stack_facts import find_base
 from uenv_builder.core.rules.verdicts import diagnose, without_repetition

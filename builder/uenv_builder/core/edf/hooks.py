@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from uenv_builder.core.edf_engine import ENGINES, FOREIGN_ANNOTATIONS, HOOKS_SOURCE, Reader, Verdict
-from uenv_builder.core.edf_values import VARIABLE, check_expansion
+from uenv_builder.core.edf.engine import ENGINES, FOREIGN_ANNOTATIONS, HOOKS_SOURCE, Reader, Verdict
+from uenv_builder.core.edf.values import VARIABLE, check_expansion
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.yaml_tree import Path, suggest
 from uenv_builder.model.errors import Severity

@@ -10,7 +10,7 @@ from typing import Literal
 import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
-from uenv_builder.core.batch_words import UNKNOWN, Word, read_word
+from uenv_builder.core.batch.words import UNKNOWN, Word, read_word
 
 Relation = Literal["certain", "uncertain", "hidden"]
 """Whether what one block sets holds in another."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from uenv_builder.core.batch_words import UNKNOWN, Word
+from uenv_builder.core.batch.words import UNKNOWN, Word
 from uenv_builder.core.facts import Fact, FactFile, load_facts
 
 Kind = Literal["required", "optional", "none"]

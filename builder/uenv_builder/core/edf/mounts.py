@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from uenv_builder.core.edf_engine import EDF_SOURCE, ENGINES, FLAG_SEPARATORS, RASTER_SOURCE, Dialect, Reader, Verdict
-from uenv_builder.core.edf_values import ROOTED, check_expansion
+from uenv_builder.core.edf.engine import EDF_SOURCE, ENGINES, FLAG_SEPARATORS, RASTER_SOURCE, Dialect, Reader, Verdict
+from uenv_builder.core.edf.values import ROOTED, check_expansion
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.yaml_tree import Path, suggest
 from uenv_builder.model.errors import Severity

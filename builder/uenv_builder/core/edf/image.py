@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from uenv_builder.core.edf_engine import EDF_SOURCE, RASTER_SOURCE, Dialect, Verdict
-from uenv_builder.core.edf_values import VARIABLE
+from uenv_builder.core.edf.engine import EDF_SOURCE, RASTER_SOURCE, Dialect, Verdict
+from uenv_builder.core.edf.values import VARIABLE
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.yaml_tree import Path
 from uenv_builder.model.errors import Severity

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from uenv_builder.core.batch_options import Option, Options, parse_options, slurm_grammar
-from uenv_builder.core.batch_shell import Block, Command, Setting, Shell, read_inner_shell, read_shell, unwrap
-from uenv_builder.core.batch_words import Source, Word
+from uenv_builder.core.batch.options import Option, Options, parse_options, slurm_grammar
+from uenv_builder.core.batch.shell import Block, Command, Setting, Shell, read_inner_shell, read_shell, unwrap
+from uenv_builder.core.batch.words import Source, Word
 from uenv_builder.core.yaml_tree import Path
 from uenv_builder.model.errors import Position
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from uenv_builder.core.batch_job import Job, Spot
-from uenv_builder.core.batch_options import Grammar, Kind, Options, parse_options
-from uenv_builder.core.batch_script import Step
-from uenv_builder.core.batch_shell import Command
+from uenv_builder.core.batch.job import Job, Spot
+from uenv_builder.core.batch.options import Grammar, Kind, Options, parse_options
+from uenv_builder.core.batch.script import Step
+from uenv_builder.core.batch.shell import Command
 
 _VALUES = (
     "nnodes", "nproc-per-node", "rdzv-backend", "rdzv-endpoint", "rdzv-id", "rdzv-conf", "max-restarts",

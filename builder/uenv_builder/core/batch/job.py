@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from uenv_builder.core.batch_runtime import BatchContext
-from uenv_builder.core.batch_script import BatchScript, Step
+from uenv_builder.core.batch.runtime import BatchContext
+from uenv_builder.core.batch.script import BatchScript, Step
 from uenv_builder.model.errors import Severity
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import tomlkit
 from tomlkit.items import Array, Table
 
-from uenv_builder.core.edf_engine import ENGINES, FLAG_SEPARATORS, FOREIGN_ANNOTATIONS, OPTIONS, Dialect
-from uenv_builder.core.edf_image import is_image_path, parse_reference
-from uenv_builder.core.edf_rules import Mount, parse_mount
+from uenv_builder.core.edf.engine import ENGINES, FLAG_SEPARATORS, FOREIGN_ANNOTATIONS, OPTIONS, Dialect
+from uenv_builder.core.edf.image import is_image_path, parse_reference
+from uenv_builder.core.edf.rules import Mount, parse_mount
 from uenv_builder.model.errors import IncompatibleError, UsageError
 from uenv_builder.model.recipe import EdfSection
 from uenv_builder.model.system import NetworkMode, System

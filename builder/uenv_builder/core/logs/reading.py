@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from uenv_builder.core.log_benchmarks import Benchmark, BenchmarkReader
-from uenv_builder.core.log_conclusions import conclude
-from uenv_builder.core.log_failures import (
+from uenv_builder.core.logs.benchmarks import Benchmark, BenchmarkReader
+from uenv_builder.core.logs.conclusions import conclude
+from uenv_builder.core.logs.failures import (
     EVERY_ERROR,
     Failure,
     FailureFile,

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from uenv_builder.core.batch_job import Job, Spot
-from uenv_builder.core.batch_options import Option, slurm_grammar
-from uenv_builder.core.batch_script import CONTAINER_OPTIONS
-from uenv_builder.core.batch_shell import Command
+from uenv_builder.core.batch.job import Job, Spot
+from uenv_builder.core.batch.options import Option, slurm_grammar
+from uenv_builder.core.batch.script import CONTAINER_OPTIONS
+from uenv_builder.core.batch.shell import Command
 from uenv_builder.core.yaml_tree import suggest
 
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")

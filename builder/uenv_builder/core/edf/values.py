@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from uenv_builder.core.edf_engine import EDF_SOURCE, RASTER_SOURCE, Reader, Verdict
+from uenv_builder.core.edf.engine import EDF_SOURCE, RASTER_SOURCE, Reader, Verdict
 from uenv_builder.core.environment import VARIABLE_NAME
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.yaml_tree import Path

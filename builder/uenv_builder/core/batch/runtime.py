@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
-from uenv_builder.core.batch_script import BatchScript, Step
+from uenv_builder.core.batch.script import BatchScript, Step
 from uenv_builder.core.rules.runtime import Runtime
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.model.system import HookStack, NetworkMode, System, Uarch

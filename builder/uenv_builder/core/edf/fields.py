@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from uenv_builder.core.edf_engine import EDF_SOURCE, ENGINES, Dialect, Verdict
+from uenv_builder.core.edf.engine import EDF_SOURCE, ENGINES, Dialect, Verdict
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.toml_tree import TomlTree
 from uenv_builder.core.yaml_tree import Path, Value, suggest

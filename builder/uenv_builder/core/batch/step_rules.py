@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 
-from uenv_builder.core.batch_job import Job, Spot
-from uenv_builder.core.batch_runtime import (
+from uenv_builder.core.batch.job import Job, Spot
+from uenv_builder.core.batch.runtime import (
     Origin,
     mpi_type,
     network_options,
@@ -15,9 +15,9 @@ from uenv_builder.core.batch_runtime import (
     sets_mpi_type,
     step_environment,
 )
-from uenv_builder.core.batch_script import CONTAINER_OPTIONS, Step
-from uenv_builder.core.batch_shell import Command
-from uenv_builder.core.batch_words import UNKNOWN
+from uenv_builder.core.batch.script import CONTAINER_OPTIONS, Step
+from uenv_builder.core.batch.shell import Command
+from uenv_builder.core.batch.words import UNKNOWN
 
 _DISABLE_GET = "disable_rdzv_get"
 _NETWORK_WORDS = (_DISABLE_GET, "no_vni", "job_vni", "single_node_vni", "adjust_limits", "no_adjust_limits", "hwcoll")

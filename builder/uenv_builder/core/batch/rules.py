@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from uenv_builder.core import batch_file_rules, batch_step_rules, batch_torch_rules
-from uenv_builder.core.batch_job import Job, Spot
-from uenv_builder.core.batch_runtime import BatchContext, runtime
-from uenv_builder.core.batch_script import BatchScript, read_batch_script
+from uenv_builder.core.batch import file_rules, step_rules, torch_rules
+from uenv_builder.core.batch.job import Job, Spot
+from uenv_builder.core.batch.runtime import BatchContext, runtime
+from uenv_builder.core.batch.script import BatchScript, read_batch_script
 from uenv_builder.core.rules.stories import load_chapter
 from uenv_builder.model.errors import Diagnostic
 
 __all__ = ["RULES", "BatchContext", "BatchScript", "check_batch_script", "read_batch_script", "runtime"]
 
 RULES: dict[str, Callable[[Job], Iterator[Spot]]] = {
-    **batch_file_rules.RULES,
-    **batch_step_rules.RULES,
-    **batch_torch_rules.RULES,
+    **file_rules.RULES,
+    **step_rules.RULES,
+    **torch_rules.RULES,
 }
 """The rules by id; each has its story in knowledge/rules/batch.yaml."""
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from uenv_builder.core.edf_engine import EDF_SOURCE, ENGINES, RASTER_SOURCE, Dialect, Verdict
-from uenv_builder.core.edf_fields import Entry, Fields, read_fields
-from uenv_builder.core.edf_values import check_bases, check_defined, fill_in
+from uenv_builder.core.edf.engine import EDF_SOURCE, ENGINES, RASTER_SOURCE, Dialect, Verdict
+from uenv_builder.core.edf.fields import Entry, Fields, read_fields
+from uenv_builder.core.edf.values import check_bases, check_defined, fill_in
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.rules.verdicts import diagnose
 from uenv_builder.core.toml_tree import read_toml

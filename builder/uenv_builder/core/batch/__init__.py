@@ -1,0 +1,1 @@
+"""Slurm batch scripts: reading and judging them, without running anything."""
