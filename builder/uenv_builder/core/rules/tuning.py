@@ -68,10 +68,12 @@ def check_eager(runtime: Runtime) -> Iterator[Finding]:
     own = [name for name in _RENDEZVOUS_DEFAULTS if _own(runtime, name) is not None]
     if _own(runtime, "FI_CXI_RDZV_PROTO") in {"alt_read", "alt-read"}:
         own.append("FI_CXI_RDZV_PROTO")
+    if not own:
+        return
     sizes = {name: _size(runtime, name, default) for name, default in _RENDEZVOUS_DEFAULTS.items()}
     copied = (_value(runtime, "FI_HMEM_CUDA_USE_GDRCOPY") or "").lower() not in _FALSE
     left = [name for name in sizes if sizes[name]]
-    if not (own and left and copied and runtime.grace_hopper and _nccl_on_slingshot(runtime)) or None in sizes.values():
+    if not (left and copied and runtime.grace_hopper and _nccl_on_slingshot(runtime)) or None in sizes.values():
         return
     at = next((name for name in left if name in own), own[0])
     shown = ", ".join(f"{name} is {sizes[name]}" for name in left)
@@ -82,6 +84,8 @@ def check_eager(runtime: Runtime) -> Iterator[Finding]:
 
 def check_rendezvous_sizes(runtime: Runtime) -> Iterator[Finding]:
     """Rendezvous sizes that libfabric replaces by others."""
+    if not any(_own(runtime, name) for name in (*_RENDEZVOUS_DEFAULTS, _OVERFLOW)):
+        return
     threshold, get_min, eager = (_size(runtime, name, default) for name, default in _RENDEZVOUS_DEFAULTS.items())
     overflow = _size(runtime, _OVERFLOW, _OVERFLOW_DEFAULT)
     if not runtime.slingshot or threshold is None or get_min is None or eager is None or overflow is None:
@@ -269,10 +273,11 @@ def check_plugin_off(runtime: Runtime) -> Iterator[Finding]:
 def check_plugin_lost(runtime: Runtime) -> Iterator[Finding]:
     """A plugin's name that NCCL forgets when it unloads the plugin."""
     plugin, nccl = _own(runtime, "NCCL_NET_PLUGIN"), runtime.versions.get("nccl")
-    count = read_leading(_value(runtime, "NCCL_NET_PLUGIN_REF_COUNT") or "", load_family("NCCL_"))
     if not runtime.uses_nccl or plugin is None or plugin.lower() in {"none", "libnccl-net.so"}:
         return
-    if nccl is not None and _LOST[0] <= nccl <= _LOST[1] and count <= 0:
+    if nccl is None or not _LOST[0] <= nccl <= _LOST[1]:
+        return
+    if read_leading(_value(runtime, "NCCL_NET_PLUGIN_REF_COUNT") or "", load_family("NCCL_")) <= 0:
         yield _finding("NCCL_NET_PLUGIN", f"NCCL {nccl} forgets NCCL_NET_PLUGIN={plugin} once no communicator is left")
 
 
@@ -422,7 +427,8 @@ def check_nvshmem_transport(runtime: Runtime) -> Iterator[Finding]:
 
 
 def _unset_transport(runtime: Runtime) -> Iterator[Finding]:
-    names = sorted(runtime.own & load_family("NVSHMEM_").variables.keys())
+    names = sorted(name for name in runtime.own if name.startswith("NVSHMEM_"))
+    names = [name for name in names if name in load_family("NVSHMEM_").variables]
     if names:
         message = f"{names[0]} is set, and NVSHMEM_REMOTE_TRANSPORT is not: the default, ibrc, needs InfiniBand"
         yield _finding(names[0], message, severity="warning")
