@@ -1,0 +1,48 @@
+"""The linker: several squashfs images become one, and no block of data is compressed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from uenv_builder.images.squashfs.reader import SquashfsImage, open_squashfs
+from uenv_builder.images.squashfs.stacking import merge_trees
+from uenv_builder.images.squashfs.writer import WrittenImage, write_image
+from uenv_builder.model.errors import BuildError
+
+
+def link_images(
+    paths: Sequence[Path], out: Path, *, epoch: int | None = None, partial: bool = False, level: int | None = None
+) -> WrittenImage:
+    """Put the images at `paths`, lowest first, on top of each other, and write what they show together at `out`.
+
+    They have one compressor and one block size. `partial` is as for `merge_trees`; `epoch` is the new image's own time
+    in seconds, by default the latest of theirs. Raises BuildError for images that are damaged or do not fit together;
+    `out` is then as it was before. `out` may be one of `paths`.
+    """
+    with ExitStack() as opened:
+        images = [opened.enter_context(open_squashfs(path)) for path in paths]
+        _check_alike(images)
+        return write_image(
+            merge_trees([image.root for image in images], partial=partial),
+            [image.source for image in images],
+            out,
+            block_size=images[0].block_size,
+            epoch=max(image.mkfs_time for image in images) if epoch is None else epoch,
+            compressor=images[0].compressor,
+            level=level,
+            options=images[0].options if len({image.options for image in images}) == 1 else b"",
+        )
+
+
+def _check_alike(images: Sequence[SquashfsImage]) -> None:
+    first = images[0]
+    for image in images:
+        if (image.compressor, image.block_size) != (first.compressor, first.block_size):
+            raise BuildError(
+                f"{image.path} has blocks of {image.block_size} bytes and {image.compressor}, but {first.path} of "
+                f"{first.block_size} and {first.compressor}: they cannot be linked",
+                rule="squashfs-unsupported",
+                hint="build the images anew with one compressor and one block size",
+            )

@@ -1,0 +1,94 @@
+"""Squashfs images, written: data is copied as it is compressed in its sources, all tables are made anew.
+
+The bytes follow from the tree, the sources and the options alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from uenv_builder.images.squashfs import layout
+from uenv_builder.images.squashfs.compressors import packer
+from uenv_builder.images.squashfs.inode_writer import InodeWriter
+from uenv_builder.images.squashfs.layout import Compressor, Superblock
+from uenv_builder.images.squashfs.metadata import write_lookup_table
+from uenv_builder.images.squashfs.outline import Outline
+from uenv_builder.images.squashfs.placement import Placement, write_at
+from uenv_builder.images.squashfs.tree import Node, Source
+from uenv_builder.system.files import write_beside
+
+
+class WrittenImage(NamedTuple):
+    """An image that was written: its inodes, and its size in bytes without padding."""
+
+    inodes: int
+    size: int
+
+
+def write_image(
+    root: Node,
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    block_size: int,
+    epoch: int,
+    compressor: Compressor = "zstd",
+    level: int | None = None,
+    options: bytes = b"",
+) -> WrittenImage:
+    """Write the tree below `root` as an image at `out`, whole or not at all; what is there is replaced.
+
+    Data comes in the order of `sources`, as far as the tree refers to it; all of it has to be compressed by
+    `compressor` in blocks of `block_size` bytes. `level` is that of the tables' compression; `options` is what the
+    image says of the data's, as on disk. `epoch` is the image's own time, in seconds. Raises BuildError for a tree that
+    squashfs cannot hold and where `out` cannot be written; ValueError for one that contradicts itself.
+    """
+    outline = Outline(root, block_size)
+    head = layout.METADATA_HEADER.pack(len(options) | layout.STORED_METADATA) + options if options else b""
+    placement = Placement(outline.contents, sources, layout.SUPERBLOCK.size + len(head))
+    pack = packer(compressor, level)
+    inodes = InodeWriter(outline, placement, pack)
+    inodes.write_all()
+    tables = bytearray()
+    starts: dict[str, int] = {}
+
+    def append(name: str, blocks: bytes | bytearray, start: int | None = None) -> None:
+        starts[name] = placement.end + len(tables) if start is None else start
+        tables.extend(blocks)
+
+    append("inode_table_start", inodes.inodes.finish())
+    append("directory_table_start", inodes.directories.finish())
+    records = [layout.FRAGMENT.pack(place, word, 0) for place, word in placement.fragments]
+    append("fragment_table_start", *write_lookup_table(b"".join(records), placement.end + len(tables), pack))
+    append("lookup_table_start", *write_lookup_table(inodes.exports(), placement.end + len(tables), pack))
+    append("id_table_start", *write_lookup_table(inodes.id_records(), placement.end + len(tables), pack))
+    append("xattr_id_table_start", *inodes.xattrs.finish(placement.end + len(tables)))
+    flags = layout.FLAG_DEDUPLICATED | layout.FLAG_EXPORTABLE
+    flags |= layout.FLAG_COMPRESSOR_OPTIONS if options else 0
+    flags |= layout.FLAG_NO_XATTRS if starts["xattr_id_table_start"] == layout.NO_TABLE else 0
+    size = placement.end + len(tables)
+    top = Superblock(
+        magic=layout.MAGIC,
+        inodes=outline.count,
+        mkfs_time=epoch,
+        block_size=block_size,
+        fragments=len(placement.fragments),
+        compression=next(number for number, name in layout.COMPRESSORS.items() if name == compressor),
+        block_log=block_size.bit_length() - 1,
+        flags=flags,
+        no_ids=len(inodes.ids),
+        major=4,
+        minor=0,
+        root_inode=inodes.root,
+        bytes_used=size,
+        **starts,
+    )
+    with write_beside(out) as file:
+        target = file.fileno()
+        placement.copy(target)
+        padding = bytes(-size % layout.PADDING)
+        write_at(target, bytes(tables) + padding, placement.end)
+        write_at(target, layout.SUPERBLOCK.pack(*top) + head, 0)
+    return WrittenImage(outline.count, size)
