@@ -456,6 +456,8 @@ def test_messages_name_the_values():
         "messages of up to 2241 bytes are sent before the receiver is ready: "
         "FI_CXI_RDZV_GET_MIN is 2049, FI_CXI_RDZV_EAGER_SIZE is 2048"
     )
+    [(_, eager)] = findings(runtime({RDZV[0]: "16384"}, under=NO_EAGER))
+    assert eager.message.startswith("messages of up to 16384 bytes are sent before")
     [(_, sizes)] = findings(runtime({RDZV[0]: "16777216"}, uses_nccl=False))
     assert sizes.message == (
         "FI_CXI_RDZV_THRESHOLD=16777216 is more than FI_CXI_OFLOW_BUF_SIZE=12582912, so libfabric takes 16384"
