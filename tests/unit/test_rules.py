@@ -93,6 +93,8 @@ CASES = {
     "network in an EDF": (GOOD + "edf:\n  env:\n    NCCL_NET: Socket\n", [("nccl-net", "error", 14, 5)]),
     "another provider": (GOOD + "env:\n  FI_PROVIDER: tcp\n", [("fi-provider", "error", 13, 3)]),
     "without cxi": (GOOD + "env:\n  FI_PROVIDER: ^cxi\n", [("fi-provider", "error", 13, 3)]),
+    "a link to it": (GOOD + "env:\n  FI_PROVIDER: lnx\n  FI_LNX_PROV_LINKS: shm+cxi\n", []),
+    "a link to others": (GOOD + "env:\n  FI_PROVIDER: lnx\n", [("fi-provider", "error", 13, 3)]),
     "without others": (GOOD + "env:\n  FI_PROVIDER: ^tcp\n", []),
     "GPU-aware MPI": (
         GOOD + 'env:\n  MPICH_GPU_SUPPORT_ENABLED: "1"\n', [("gpu-aware-mpi", "warning", 13, 3)]

@@ -61,7 +61,7 @@ def _alt_read(job: Job, step: Step) -> Origin | None:
     if system is not None and system.slingshot is None:
         return None
     origin = step_environment(job.script, step, job.context).get("FI_CXI_RDZV_PROTO")
-    return origin if origin is not None and origin.value == "alt_read" else None
+    return origin if origin is not None and (origin.value or "").replace("-", "_") == "alt_read" else None
 
 
 def _communicates(job: Job, step: Step) -> bool:
@@ -80,7 +80,7 @@ def _unused_network(job: Job) -> Iterator[Spot]:
         if name is None or job.context.read_edf(name) is None or step.network is None:
             continue
         origin = step_environment(job.script, step, job.context).get("FI_CXI_RDZV_PROTO")
-        known = origin is None or origin.value not in {None, "alt_read"}
+        known = origin is None or origin.value not in {None, "alt_read", "alt-read"}
         if known and _DISABLE_GET in (step.network.constant or "").split(","):
             yield Spot(step.network.offset, f"--network={_DISABLE_GET}, but FI_CXI_RDZV_PROTO is not alt_read here")
 

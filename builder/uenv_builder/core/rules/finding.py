@@ -22,3 +22,8 @@ class Finding:
     """Where the rule's own does not fit this case."""
     source: str | None = None
     """The source of the fact that decided; the rule's first where None."""
+
+
+def about_variable(name: str, message: str, *, severity: Severity | None = None, hint: str | None = None) -> Finding:
+    """A finding at a variable."""
+    return Finding(message=message, at=("env", name), severity=severity, hint=hint)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from packaging.version import Version
 
 from uenv_builder.model.system import NetworkMode
+
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"0", "false", "no", "off"})
+"""The words of libfabric and most others, in lower case."""
+_FILLED_IN = re.compile(r"[$`]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +37,23 @@ class Runtime:
     uses_nccl: bool = True
     versions: Mapping[str, Version] = field(default_factory=dict)
     """By component (nccl, aws_ofi_nccl, libfabric): the version that the job will load."""
+
+    @property
+    def nccl_on_slingshot(self) -> bool:
+        """Whether NCCL talks over Slingshot here."""
+        return self.slingshot and self.uses_nccl
+
+    def value(self, name: str) -> str | None:
+        """The value of a variable, without blanks around it; None where it is empty or not known, since a shell or an
+        engine fills something in.
+        """
+        text = self.env.get(name, "").strip()
+        return None if not text or _FILLED_IN.search(text) else text
+
+    def own_value(self, name: str) -> str | None:
+        """The same, where the checked file itself sets it."""
+        return self.value(name) if name in self.own else None
+
+    def says(self, name: str, words: Collection[str]) -> bool:
+        """Whether the checked file sets the variable to one of `words`, which are in lower case."""
+        return (self.own_value(name) or "").lower() in words

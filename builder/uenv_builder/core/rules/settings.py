@@ -62,7 +62,9 @@ def check_net_name(runtime: Runtime) -> Iterator[Finding]:
 
 def check_alt_read(runtime: Runtime) -> Iterator[Finding]:
     """The alternative rendezvous protocol without the launch option that it needs."""
-    if runtime.srun_options is None or runtime.env.get("FI_CXI_RDZV_PROTO") != "alt_read" or not runtime.slingshot:
+    # libfabric reads - and _ as the same here
+    protocol = runtime.env.get("FI_CXI_RDZV_PROTO", "").replace("-", "_")
+    if runtime.srun_options is None or protocol != "alt_read" or not runtime.slingshot:
         return
     if not any("disable_rdzv_get" in option for option in runtime.srun_options):
         yield Finding(
@@ -77,6 +79,8 @@ def check_provider(runtime: Runtime) -> Iterator[Finding]:
     if not chosen or not runtime.slingshot:
         return
     names = {name.strip() for part in chosen.lstrip("^").split(",") for name in part.split(";")}
+    if "lnx" in names and "cxi" in runtime.env.get("FI_LNX_PROV_LINKS", ""):
+        names.add("cxi")  # the linked provider of Open MPI for Slingshot between nodes and shared memory within them
     if ("cxi" in names) == chosen.startswith("^"):
         yield Finding(message=f"FI_PROVIDER={chosen} leaves out cxi", at=("env", "FI_PROVIDER"))
 
