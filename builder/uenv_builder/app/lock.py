@@ -98,7 +98,7 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     userland = _lock_userland(session, loaded, uarch, older, upgrade)
     python = _lock_python(session, loaded, uarch, debs=userland.packages, older=older, upgrade=upgrade)
     accelerator = read_accelerator(python.wheels, index=session.index) if python else None
-    _require_pins(loaded, uarch, accelerator)
+    _require_cuda(loaded, accelerator)
     newest = max(datetime.fromisoformat(release.date) for release in userland.releases)
     return Lock.model_validate(
         {
@@ -323,27 +323,11 @@ def _at_requirements(loaded: LoadedRecipe, error: IncompatibleError) -> list[Dia
     return placed
 
 
-def _require_pins(loaded: LoadedRecipe, uarch: Uarch, accelerator: LockedAccelerator | None) -> None:
-    pins, tree = loaded.recipe.pins, loaded.evaluated.tree
-    found: list[Diagnostic] = []
-
-    def refuse(key: str, rule: str, message: str, hint: str) -> None:
-        found.append(Diagnostic(rule=rule, message=message, position=tree.position(("pins", key)), hint=hint))
-
-    if pins.cuda and accelerator is None:
-        refuse("cuda", "cuda-unused", f"CUDA {pins.cuda} is pinned, but nothing in the lock brings CUDA",
-               "pin pytorch too, or drop the pin")  # fmt: skip
-    elif pins.cuda and accelerator and accelerator.variant == "cpu":
-        refuse("pytorch", "torch-cpu-build",
-               f"CUDA {pins.cuda} is pinned, but torch {accelerator.torch} for {uarch.machine} is a CPU build",
-               "torch 2.11 and newer are CUDA builds on aarch64; pin one of those")  # fmt: skip
-    elif pins.cuda and accelerator and accelerator.cuda != pins.cuda:
-        refuse("cuda", "torch-cuda",
-               f"CUDA {pins.cuda} is pinned, but torch {accelerator.torch} brings CUDA {accelerator.cuda}",
-               f'pin cuda: "{accelerator.cuda}", or another torch')  # fmt: skip
-    if pins.nccl and accelerator and accelerator.nccl and accelerator.nccl != pins.nccl:
-        refuse("nccl", "torch-nccl",
-               f"NCCL {pins.nccl} is pinned, but torch {accelerator.torch} requires and loads NCCL {accelerator.nccl}",
-               f'pin nccl: "{accelerator.nccl}", or another torch')  # fmt: skip
-    if found:
-        raise IncompatibleError.collect(found)
+def _require_cuda(loaded: LoadedRecipe, accelerator: LockedAccelerator | None) -> None:
+    """Rules judge torch's own CUDA and NCCL; where there is no torch, nothing brings CUDA."""
+    cuda = loaded.recipe.pins.cuda
+    if cuda and accelerator is None:
+        raise IncompatibleError(
+            f"CUDA {cuda} is pinned, but nothing in the lock brings CUDA", rule="cuda-unused",
+            position=loaded.evaluated.tree.position(("pins", "cuda")), hint="pin pytorch too, or drop the pin",
+        )  # fmt: skip
