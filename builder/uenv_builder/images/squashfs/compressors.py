@@ -52,7 +52,7 @@ def packer(compressor: Compressor, level: int | None = None) -> Pack:
     Levels are those of the compressor: zstd 1 to 22, gzip 1 to 9, xz 0 to 9.
     """
     if compressor == "zstd":
-        return zstandard.ZstdCompressor(level=level or 9, write_checksum=False, write_content_size=True).compress
+        return zstandard.ZstdCompressor(level=level or 3, write_checksum=False, write_content_size=True).compress
     if compressor == "gzip":
         return lambda content: zlib.compress(content, level or 9)
     # The kernel's xz knows no check but CRC32 and, where an image says nothing else, dictionaries of up to one block.

@@ -18,10 +18,11 @@ from uenv_builder.model.errors import BuildError
 
 _TYPES = {kind: number for number, kind in KINDS.items()}
 _MAX_MODE = 0o7777
+_MAX_ID = 0xFFFFFFFF
 _MAX_BASIC = 0xFFFFFFFF  # of a basic file's size and place
 _MAX_BASIC_LISTING = 0xFFFF
 _MAX_INDEX = 0xFFFF
-_NEAR = range(-(1 << 15), 1 << 15)  # how far an entry's inode number may be from its header's
+_NO_HEADER = bytes(layout.DIRECTORY_HEADER.size)
 
 Entry = tuple[bytes, int, int, int]
 """Of a listing: name, type, reference of the inode, number of the inode."""
@@ -62,6 +63,8 @@ class InodeWriter:
             self._write_folder(folder)
         root = self._outline.folders[0].node
         self.root = self._write(b"", root, 1)
+        if len(self.ids) > layout.MAX_IDS or min(self.ids) < 0 or max(self.ids) > _MAX_ID:
+            raise _unfit_owners(self.ids)
 
     def exports(self) -> bytes:
         """The export table's records: the reference of each inode, by number."""
@@ -103,19 +106,13 @@ class InodeWriter:
             else:
                 record = self._other(node, number)
         except struct.error:
-            raise _unfit(name, node) from None
+            raise (_unfit(name, node) if len(self.ids) <= layout.MAX_IDS else _unfit_owners(self.ids)) from None
         reference = self._references[number] = self.inodes.add(record)
         return reference
 
-    def _id(self, number: int) -> int:
-        index = self.ids.setdefault(number, len(self.ids))
-        if index >= layout.MAX_IDS:
-            raise BuildError(
-                f"the tree has more than {layout.MAX_IDS} different owners and groups, which squashfs cannot hold",
-                rule="squashfs-unsupported",
-                hint="give files to fewer users, for one all to root",
-            )
-        return index
+    def _owner(self, node: Node) -> tuple[int, int]:
+        ids = self.ids
+        return ids.setdefault(node.uid, len(ids)), ids.setdefault(node.gid, len(ids))
 
     def _file(self, node: Node, number: int) -> bytes:
         content = node.content
@@ -123,7 +120,7 @@ class InodeWriter:
         size, _, _, words, _, offset, sparse = content
         place, fragment = self._placement.place(content)
         links = self._outline.links.get(node, 1)
-        uid, gid = self._id(node.uid), self._id(node.gid)
+        uid, gid = self._owner(node)
         if not (sparse or node.xattrs or links > 1 or place > _MAX_BASIC or size > _MAX_BASIC):
             head = layout.FILE_INODE.pack(
                 layout.FILE, node.mode, uid, gid, node.mtime, number, place, fragment, offset, size
@@ -139,7 +136,7 @@ class InodeWriter:
     def _dir(self, node: Node, number: int) -> bytes:
         block, offset, size, links, index, count = self._written.pop(node)
         parent = self._outline.parents[node]
-        uid, gid = self._id(node.uid), self._id(node.gid)
+        uid, gid = self._owner(node)
         if not (node.xattrs or count or size > _MAX_BASIC_LISTING):
             return layout.DIR_INODE.pack(
                 layout.DIR, node.mode, uid, gid, node.mtime, number, block, links, size, offset, parent
@@ -153,7 +150,7 @@ class InodeWriter:
     def _other(self, node: Node, number: int) -> bytes:
         links = self._outline.links.get(node, 1)
         kind = _TYPES[node.kind] + (layout.EXTENDED if node.xattrs else 0)
-        fields = [kind, node.mode, self._id(node.uid), self._id(node.gid), node.mtime, number, links]
+        fields = [kind, node.mode, *self._owner(node), node.mtime, number, links]
         tail = layout.XATTR_INDEX.pack(self.xattrs.index(node.xattrs)) if node.xattrs else b""
         if node.kind == "symlink":
             if len(node.target) > layout.MAX_TARGET:
@@ -171,19 +168,25 @@ def build_listing(entries: list[Entry]) -> tuple[bytes, list[tuple[int, bytes]]]
     """
     listing = bytearray()
     marks: list[tuple[int, bytes]] = []
-    header = marked = count = base = 0
+    pack = layout.DIRECTORY_ENTRY.pack
+    header = count = base = 0
     block = -1
+    stride = layout.METADATA_SIZE - layout.DIRECTORY_ENTRY.size
+    full = stride  # where the next entry of the index is due
     for name, kind, reference, number in entries:
-        far = len(listing) + layout.DIRECTORY_ENTRY.size + len(name) - marked > layout.METADATA_SIZE
-        if block != reference >> 16 or count == layout.DIRECTORY_RUN or number - base not in _NEAR or far:
+        size = len(name)
+        far = len(listing) + size > full
+        near = number - base
+        if far or block != reference >> 16 or count == layout.DIRECTORY_RUN or not -0x8000 <= near < 0x8000:
             if count:
                 layout.DIRECTORY_HEADER.pack_into(listing, header, count - 1, block, base)
-            header, count, block, base = len(listing), 0, reference >> 16, number
+            header, count, near, block, base = len(listing), 0, 0, reference >> 16, number
             if far and len(marks) < _MAX_INDEX:
-                marked = header
+                full = header + stride
                 marks.append((header, name))
-            listing += bytes(layout.DIRECTORY_HEADER.size)
-        listing += layout.DIRECTORY_ENTRY.pack(reference & 0xFFFF, number - base, kind, len(name) - 1) + name
+            listing += _NO_HEADER
+        listing += pack(reference & 0xFFFF, near, kind, size - 1)
+        listing += name
         count += 1
     if count:
         layout.DIRECTORY_HEADER.pack_into(listing, header, count - 1, block, base)
@@ -192,12 +195,21 @@ def build_listing(entries: list[Entry]) -> tuple[bytes, list[tuple[int, bytes]]]
 
 def _unfit(name: bytes, node: Node) -> BuildError:
     """The error for a node of which a value has no place in an inode."""
-    shown = (
-        f"mode {node.mode:#o}, owner {node.uid}, group {node.gid}, time {node.mtime}, target {len(node.target)} bytes"
-    )
     return BuildError(
-        f"squashfs cannot hold {os.fsdecode(name)!r}: {shown}; modes have 12 bits, owners, groups and times 32, and "
-        f"targets at most {layout.MAX_TARGET} bytes",
+        f"squashfs cannot hold {os.fsdecode(name)!r}: mode {node.mode:#o}, time {node.mtime}, device {node.device}, "
+        f"target of {len(node.target)} bytes; modes have 12 bits, times and devices 32, targets at most "
+        f"{layout.MAX_TARGET} bytes",
         rule="squashfs-unsupported",
-        hint="give the file a time from 1970 to 2105 and an owner of 32 bits",
+        hint="give the file a time from 1970 to 2105, permission bits only, and a shorter target",
+    )
+
+
+def _unfit_owners(ids: dict[int, int]) -> BuildError:
+    """The error for too many different owners and groups, or one of more than 32 bits."""
+    wrong = next((number for number in ids if not 0 <= number <= _MAX_ID), None)
+    what = f"more than {layout.MAX_IDS} different owners and groups" if wrong is None else f"the owner or group {wrong}"
+    return BuildError(
+        f"the tree has {what}, which squashfs cannot hold",
+        rule="squashfs-unsupported",
+        hint="give all files to root, or to few users with numbers of 32 bits",
     )

@@ -23,6 +23,8 @@ KINDS: dict[int, NodeKind] = {
 }
 """By the type that a directory entry names, which is the inode's basic type."""
 _PERMISSIONS = 0o7777
+_read_file = layout.FILE_INODE.unpack_from
+_FILE_SIZE = layout.FILE_INODE.size
 
 
 class Listing(NamedTuple):
@@ -80,10 +82,9 @@ class InodeTable:
         return node, Listing(block, offset, size - layout.DOTS)
 
     def _file(self, at: int) -> tuple[Node, None]:
-        fields = layout.FILE_INODE.unpack_from(self._bytes, at)
-        _, mode, uid, gid, mtime, number, start, fragment, offset, size = fields
-        content = self._content(at + layout.FILE_INODE.size, start, (size, 0), (fragment, offset))
-        self._take(number, layout.FILE_INODE.size + 4 * len(content.words))
+        _, mode, uid, gid, mtime, number, start, fragment, offset, size = _read_file(self._bytes, at)
+        content = self._content(at + _FILE_SIZE, start, (size, 0), (fragment, offset))
+        self._take(number, _FILE_SIZE + 4 * len(content.words))
         return Node("file", mode & _PERMISSIONS, self._ids[uid], self._ids[gid], mtime, (), {}, content), None
 
     def _long_file(self, at: int) -> tuple[Node, None]:
@@ -140,10 +141,14 @@ class InodeTable:
         block_size = self._block_size
         whole = fragment == layout.NO_FRAGMENT
         count = block_count(size, block_size, fragment=not whole)
-        if at + 4 * count > len(self._bytes):
-            raise DamageError(f"a file of {size} bytes has fewer than {count} words")
-        words: tuple[int, ...] = struct.unpack_from(f"<{count}I", self._bytes, at)
-        start = self._data_place(start, words)
+        words: tuple[int, ...] = ()
+        if count:
+            if at + 4 * count > len(self._bytes):
+                raise DamageError(f"a file of {size} bytes has fewer than {count} words")
+            words = struct.unpack_from(f"<{count}I", self._bytes, at)
+            start = self._data_place(start, words)
+        else:
+            start = 0
         if whole:
             return FileData(size, self._source, start, words, None, 0, sparse)
         tail = size % block_size

@@ -101,18 +101,19 @@ class MetadataArea:
 class MetadataWriter:
     """A table under way. `out` is what is written of it."""
 
-    __slots__ = ("_block", "_compress", "_starts", "out")
+    __slots__ = ("_block", "_compress", "_place", "_starts", "out")
 
     def __init__(self, compress: Pack) -> None:
         self.out = bytearray()
         self._block = bytearray()
         self._compress = compress
         self._starts = [0]
+        self._place = 0
 
     def add(self, record: bytes) -> int:
         """Add a record; returns its reference: the place of its block times 65536, plus its offset there."""
         block = self._block
-        reference = len(self.out) << 16 | len(block)
+        reference = self._place | len(block)
         block += record
         while len(block) >= METADATA_SIZE:
             self._write(METADATA_SIZE)
@@ -142,6 +143,7 @@ class MetadataWriter:
         else:
             self.out += METADATA_HEADER.pack(size | STORED_METADATA) + content
         self._starts.append(len(self.out))
+        self._place = len(self.out) << 16
 
 
 def write_lookup_table(records: bytes, start: int, compress: Pack, head: bytes = b"") -> tuple[bytes, int]:

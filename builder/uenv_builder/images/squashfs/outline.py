@@ -72,10 +72,10 @@ class Outline:
     def _checked(self, content: FileData | None) -> FileData:
         if content is None:
             raise ValueError("a file has no content")
-        split = content.fragment is not None
-        count = block_count(content.size, self._block_size, fragment=split)
-        if len(content.words) != count or (split and not content.size % self._block_size):
-            raise ValueError(f"a file of {content.size} bytes has {len(content.words)} words, and fragment: {split}")
+        size, _, _, words, fragment, _, _ = content
+        split = fragment is not None
+        if len(words) != block_count(size, self._block_size, fragment=split) or (split and not size % self._block_size):
+            raise ValueError(f"a file of {size} bytes has {len(words)} words, and fragment: {fragment}")
         return content
 
 
