@@ -32,6 +32,20 @@ def called(call):
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
 
 
+def parameters(node):
+    """The names of what a function, or a class when it is made, takes by place."""
+    if isinstance(node, ast.ClassDef):
+        makers = [child for child in node.body if isinstance(child, ast.FunctionDef) and child.name == "__init__"]
+        return parameters(makers[0]) if makers else [child.target.id for child in node.body if is_field(child)]
+    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+def is_field(node):
+    """Whether the line of a class is a dataclass's field."""
+    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+
+
 class Module:
     """The rule ids of one module's source, each with the line of one of its places."""
 
@@ -50,12 +64,12 @@ class Module:
         return (node for node in ast.walk(self.tree) if isinstance(node, kinds))
 
     def rule_parameters(self):
-        """By the name of a function that has a parameter `rule`: its place in a call."""
+        """By the name of a function or class that takes a `rule`: its place in a call."""
         found = {}
-        for function in self.nodes(ast.FunctionDef):
-            names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+        for node in self.nodes(ast.FunctionDef, ast.ClassDef):
+            names = parameters(node)
             if "rule" in names:
-                found[function.name] = names.index("rule") - (names[0] in {"self", "cls"})
+                found[node.name] = names.index("rule")
         return found
 
     def add(self, node):
@@ -158,10 +172,17 @@ class Wrong(UenvError):
     def diagnose(self): return Diagnostic(rule=self.kind, message="not-this")
     def fail(self, reason, rule="by-default"): raise BuildError(reason, rule=rule)
     def read(self): raise self.fail("not-this-one", "by-place")
+class Refused(Exception):
+    def __init__(self, reason, rule, hint): self.rule = rule
+@dataclass
+class Problem:
+    message: str
+    rule: str
 def refuse(key: str, rule: str): pass
 def pair() -> Finding: return Finding(message="not-this-text")
 def judge():
     refuse("not-a-rule", "by-place-of-a-function")
+    raise Refused("not-this-reason", "by-place-of-a-class", Problem("not-this-problem", "by-place-of-a-field"))
     raise RecipeError("text", rule="yes" if True else "no", hint="not-this-hint")
     yield "of-a-pair", Finding(message="a")
     yield "one" if True else "other", pair()
@@ -175,10 +196,11 @@ def judge():
 def test_ids_are_found_however_a_rule_is_named():
     expected = {
         "by-name", "in-a-table", "of-a-class", "of-a-choice", "of-another", "by-default", "by-keyword", "by-place",
-        "by-place-of-a-function", "yes", "no", "of-a-pair", "one", "other", "of-a-list", "of-a-row",
+        "by-place-of-a-function", "by-place-of-a-class", "by-place-of-a-field", "yes", "no", "of-a-pair",
+        "one", "other", "of-a-list", "of-a-row",
     }  # fmt: skip
     assert set(Module(SOURCE).ids) == expected
-    assert Module(SOURCE).open == ["20: rule=f'of-{parts}'"]
+    assert Module(SOURCE).open == ["27: rule=f'of-{parts}'"]
 
 
 def test_the_source_names_its_rules_in_many_places():
