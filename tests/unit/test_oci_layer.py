@@ -10,6 +10,7 @@ import zstandard
 
 from uenv_builder.layers.oci_layer import Removal, oci_layer_entries
 from uenv_builder.model.errors import BuildError, LockError
+from uenv_builder.sources.oci_base import find_leaks
 from uenv_builder.system.layer_blob import layer_members, write_layer
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -347,3 +348,41 @@ def test_memory_does_not_grow_with_contents(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
+
+
+LEAKY = [
+    "opt", "opt/hpcx", "opt/hpcx/ompi", "opt/hpcx/lib/libnccl-net.so", "opt/amazon", "opt/amazon/aws-ofi-nccl",
+    "opt/amazon/aws-ofi-nccl/lib/libnccl-net-ofi.so", "opt/amazon/efa", "usr/lib/aarch64-linux-gnu/libnccl.so",
+    "usr/lib/aarch64-linux-gnu/libnccl.so.2.29.3", "usr/lib/libnccl-tuner-ofi.so", "etc/ld.so.preload",
+    "usr/local/lib/python3.12/dist-packages/nvidia/nccl/lib/libnccl.so.2", "etc/pip/constraint.txt",
+    "usr/lib/mylibnccl.so",
+]  # fmt: skip
+LEAKY_ENV = {
+    "LD_PRELOAD": "/usr/lib/libjemalloc.so.2", "NCCL_NET_PLUGIN": "spcx", "PIP_CONSTRAINT": "/etc/pip/constraint.txt",
+    "PATH": "/bin", "NCCL_TUNER_PLUGIN": "",
+}  # fmt: skip
+
+
+def test_leaks_are_found_where_they_are():
+    found = {leak.what: (leak.remove, leak.unset) for leak in find_leaks(LEAKY, LEAKY_ENV)}
+    assert found == {
+        "/etc/ld.so.preload": (("/etc/ld.so.preload",), ()),
+        "/opt/amazon/aws-ofi-nccl": (("/opt/amazon/aws-ofi-nccl",), ()),
+        "/opt/amazon/efa": (("/opt/amazon/efa",), ()),
+        "/opt/hpcx": (("/opt/hpcx",), ()),
+        "/usr/lib/aarch64-linux-gnu/libnccl.so": (("/usr/lib/aarch64-linux-gnu/libnccl.so*",), ()),
+        "/usr/lib/libnccl-tuner-ofi.so": (("/usr/lib/libnccl-tuner-ofi.so*",), ()),
+        "LD_PRELOAD=/usr/lib/libjemalloc.so.2": ((), ("LD_PRELOAD",)),
+        "NCCL_NET_PLUGIN=spcx": ((), ("NCCL_NET_PLUGIN",)),
+        "PIP_CONSTRAINT=/etc/pip/constraint.txt": ((), ("PIP_CONSTRAINT",)),
+    }
+
+
+def test_who_follows_the_remedies_has_no_leaks_left():
+    found = find_leaks(LEAKY, LEAKY_ENV)
+    removal = Removal(pattern for leak in found for pattern in leak.remove)
+    unset = {name for leak in found for name in leak.unset}
+    assert removal.unused(LEAKY) == ()
+    kept = [path for path in LEAKY if not removal.takes(path)]
+    assert find_leaks(kept, {name: value for name, value in LEAKY_ENV.items() if name not in unset}) == ()
+    assert len(kept) == 5

@@ -40,7 +40,7 @@ class Removal:
     """Which paths of an image `patterns` take out: what matches one, and all below it.
 
     Patterns are absolute paths in which `*` stands for any text within a name. On an image with merged /usr, `/lib/x`
-    means `/usr/lib/x`, and `/lib` the link. Whiteouts, which are nothing to remove, go only with the folder around them.
+    means `/usr/lib/x`, and `/lib` the link. Whiteouts, which are nothing to remove, go only with a folder above them.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:

@@ -1,11 +1,11 @@
-"""An image of a registry as the userland: what it is today, for the lock, and its layers, for the build."""
+"""An image of a registry as the userland: what it is today, for the lock, its layers, for the build, and its leaks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,32 @@ LAYER_TYPES = (
 _CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _VARIANTS: dict[Architecture, tuple[str, ...]] = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 """The variants that run on every processor of an architecture; most images name none."""
+_PATH_LEAKS = (
+    (
+        re.compile(r"(?P<what>opt/hpcx[^/]*)"),
+        "HPC-X brings an Open MPI on UCX, which does not know Slingshot, and NCCL plugins for other networks",
+    ),
+    (
+        re.compile(r"(?P<what>opt/amazon/(?:efa|[^/]*ofi-nccl))"),
+        "it is made for Amazon's network: NCCL or the loader may take it instead of what is made for Slingshot",
+    ),
+    (
+        re.compile(r"(?P<what>(?!.*/nvidia/nccl/lib/).*(?<![^/])libnccl\.so)[^/]*"),
+        "it is a second NCCL beside the one of torch's wheel, and every program but torch loads it",
+    ),
+    (
+        re.compile(r"(?P<what>.*(?<![^/])libnccl-(?:net|tuner)[^/]*\.so)[^/]*"),
+        "it is a plugin that NCCL may load instead of the one for Slingshot",
+    ),
+    (re.compile(r"(?P<what>etc/ld\.so\.preload)"), "the loader puts what it names into every program"),
+)
+"""What is harmful wherever it is found: by its path in the image, and why. `what` and all that begins so goes."""
+_VARIABLE_LEAKS = {
+    "LD_PRELOAD": "the loader puts it into every program",
+    "NCCL_NET_PLUGIN": "NCCL then tries that plugin only, and not the one for Slingshot",
+    "NCCL_TUNER_PLUGIN": "NCCL then takes its choices from that plugin, which is made for other networks",
+    "PIP_CONSTRAINT": "pip then holds what users install to the versions that it lists",
+}
 _DIGEST = re.compile("sha256:([0-9a-f]{64})")
 _DEEPEST_INDEX = 3
 
@@ -71,6 +97,35 @@ class LockedBase(_Frozen):
     cmd: tuple[str, ...]
     created: int
     """When the image was made, in seconds since 1970 (UTC); 0 where it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Something that a base would leave in every job, and the entries of `remove:` and `unset:` that take it out."""
+
+    what: str
+    """An absolute path of the image, or a variable with its value."""
+    harm: str
+    remove: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
+
+
+def find_leaks(paths: Iterable[str], env: Mapping[str, str]) -> tuple[Leak, ...]:
+    """What an image with `paths` (all of it, as in `Entry`) and `env` would leave in every job, each with its remedy.
+
+    Unlike the rules about known images, this looks at what is really there. An image without it gives nothing.
+    """
+    found: dict[str, Leak] = {}
+    for path in sorted(paths):
+        for pattern, harm in _PATH_LEAKS:
+            match = pattern.fullmatch(path)
+            if match is not None and not any(path.startswith(f"{leak.what[1:]}/") for leak in found.values()):
+                remedy = f"/{match['what']}{'*' if match['what'].endswith('.so') else ''}"
+                found.setdefault(remedy, Leak(f"/{path}", harm, remove=(remedy,)))
+    variables = [
+        Leak(f"{name}={env[name]}", harm, unset=(name,)) for name, harm in _VARIABLE_LEAKS.items() if env.get(name)
+    ]
+    return (*found.values(), *variables)
 
 
 def resolve_base(reference: str, architecture: Architecture, registries: Registries) -> LockedBase:
