@@ -10,6 +10,7 @@ import pytest
 
 from uenv_builder.layers import compile_sources
 from uenv_builder.layers.wheel import Installation, wheel_entries
+from uenv_builder.layers.wheel_content import open_member
 from uenv_builder.model.errors import BuildError
 
 PACKAGES = "usr/local/lib/python3.13/dist-packages"
@@ -317,3 +318,18 @@ def test_entry_points_that_are_no_plain_references(tmp_path, text):
     with pytest.raises(BuildError) as caught:
         install(write_wheel(tmp_path, listed))
     assert caught.value.diagnostics[0].rule == "wheel-entry-points"
+
+
+def test_members_are_inflated_by_isal(tmp_path):
+    wheel = tmp_path / "a.zip"
+    content = bytes(range(256)) * 4000
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("deflated", content, zipfile.ZIP_DEFLATED)
+        archive.writestr("stored", content, zipfile.ZIP_STORED)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("deflated", "stored"):
+            with open_member(archive, archive.getinfo(name)) as member:
+                inflates = type(member._decompressor).__module__ if member._decompressor else None
+                assert (inflates or "").endswith("isal_zlib") == (name == "deflated")
+                assert member.read(1000) + member.read() == content
+                assert member.read() == b""

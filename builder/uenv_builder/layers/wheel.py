@@ -27,6 +27,7 @@ from uenv_builder.layers.wheel_content import (
     digest_of,
     matches,
     measure,
+    open_member,
     read_record,
 )
 from uenv_builder.layers.wheel_scripts import PLACEHOLDER, entry_point_scripts, with_interpreter
@@ -163,7 +164,7 @@ class _Wheel:
         info = self._infos[path]
         if info.file_size > _IN_MEMORY:
             raise self._fail(f"{path} claims to have {info.file_size:,} bytes", "wheel-too-large")
-        with self._archive.open(info) as member:
+        with open_member(self._archive, info) as member:
             content = member.read(info.file_size + 1)
         if len(content) != info.file_size:
             raise self._fail(f"{path} has another size than it claims", "wheel-too-large")
@@ -239,7 +240,7 @@ class _Wheel:
         """Whether it is a script whose first line is to be set; others may be large programs."""
         if not member.is_script:
             return False
-        with self._archive.open(member.info) as script:
+        with open_member(self._archive, member.info) as script:
             return script.read(len(PLACEHOLDER)) == PLACEHOLDER
 
     def _small_content(self, member: _Member) -> bytes:
@@ -260,7 +261,7 @@ class _Wheel:
             digest, stream = digest_of(content), cast("BinaryIO", io.BytesIO(content))
         else:
             digest = self._expected(member)
-            checked = CheckedContent(self._archive.open(member.info), digest, lambda: self._mismatch(member))
+            checked = CheckedContent(open_member(self._archive, member.info), digest, lambda: self._mismatch(member))
             stream = cast("BinaryIO", checked)
         mtime = _time_of(member.info)
         entry = Entry(
@@ -272,7 +273,7 @@ class _Wheel:
         """What RECORD says, which reading will prove; read beforehand what it says nothing of, or in another hash."""
         digest = member.recorded.digest if member.recorded else None
         if digest is None:
-            with self._archive.open(member.info) as content:
+            with open_member(self._archive, member.info) as content:
                 digest = measure(content, member.recorded)
         if digest is None or digest[1] != member.info.file_size:
             raise self._mismatch(member)

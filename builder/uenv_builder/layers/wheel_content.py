@@ -9,16 +9,30 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
+
+from isal import igzip_lib, isal_zlib
 
 from uenv_builder.model.errors import BuildError
 
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_INFLATING = cast("type[Exception]", igzip_lib.IsalError)  # its stub takes it for an instance
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, _INFLATING)
 """What reading a damaged, encrypted or oddly compressed zip raises."""
 Digest = tuple[str, int]
 """The sha256 as RECORD writes it (urlsafe base64 without padding), and the size in bytes."""
 _ALGORITHMS = hashlib.algorithms_guaranteed - {"md5", "sha1", "shake_128", "shake_256"}  # the first two: PEP 376, 427
 _CHUNK = 1 << 20
+
+
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """A member for reading, inflated by ISA-L, which takes less than half of zlib's time for it.
+
+    zipfile has no public way to choose what inflates; a test sees whether this one does. Raises ZIP_ERRORS.
+    """
+    member = archive.open(info)
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        member._decompressor = isal_zlib.decompressobj(-zlib.MAX_WBITS)  # type: ignore[attr-defined]  # noqa: SLF001
+    return member
 
 
 @dataclass(frozen=True, slots=True)
