@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from uenv_builder.core.image_reference import read_image_reference
+from uenv_builder.core.image_reference import RegistryAccess, is_loopback, read_image_reference
 from uenv_builder.model.errors import RecipeError, UsageError
-from uenv_builder.sources.oci_registry import RegistryAccess, is_loopback, read_challenges
-from uenv_builder.sources.registry_auth import Credentials, auth_files, find_login
+from uenv_builder.sources.registry_auth import Credentials, auth_files, find_login, read_challenges
 
 DIGEST = "0123456789abcdef" * 4
 

@@ -1,17 +1,24 @@
-"""Names of images in registries as recipes write them: `registry/repository:tag@sha256:...`, Docker Hub filled in."""
+"""Images of registries: their names as recipes write them (`registry/repository:tag@sha256:...`), and who has them."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from uenv_builder.core.edf.image import parse_reference
-from uenv_builder.model.errors import RecipeError
+from uenv_builder.model.errors import RecipeError, UsageError
 
 DOCKER_HUB = "docker.io"
 """The registry of names without one; their first part alone means `library/`."""
 
-_HUB_NAMES = {"", DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
+HUB_HOST = "registry-1.docker.io"
+"""The host that serves Docker Hub's images."""
+
+_HUB_NAMES = {"", DOCKER_HUB, "index.docker.io", HUB_HOST}
 # OCI distribution specification 1.1, "Pulling manifests": names and tags.
 _PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(/{_PART})*")
@@ -45,6 +52,74 @@ class ImageReference:
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.name}{tag}{f'@sha256:{self.digest}' if self.digest else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One repository of one registry, as its API has it."""
+
+    scheme: str
+    host: str
+    repository: str
+
+    def url(self, kind: str, reference: str) -> str:
+        """Where a blob or manifest (`kind`: blobs, manifests) is served; `reference` is a tag or sha256:..."""
+        return f"{self.scheme}://{self.host}/v2/{self.repository}/{kind}/{reference}"
+
+    def __str__(self) -> str:
+        return f"{DOCKER_HUB if self.host == HUB_HOST else self.host}/{self.repository}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryAccess:
+    """How this machine reaches registries.
+
+    `mirrors` says by the beginning of an image's name (whole parts of it, such as `docker.io` or `quay.io/project`)
+    what stands in its place at a mirror, which is asked before the registry itself. `insecure` are hosts, with their
+    port if they have one, that are spoken to by http, as loopback addresses always are. `auth_files` are the files with
+    credentials; None for those of the user.
+    """
+
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    insecure: frozenset[str] = frozenset()
+    auth_files: tuple[Path, ...] | None = None
+
+    def places(self, image: ImageReference) -> tuple[Place, ...]:
+        """Where `image` is asked for: its mirror if there is one, then its registry. UsageError for a bad mirror."""
+        fitting = [prefix for prefix in self.mirrors if f"{image.name}/".startswith(f"{prefix.rstrip('/')}/")]
+        names = [image.name]
+        if fitting:
+            prefix = max(fitting, key=len)
+            mirror = self.mirrors[prefix].rstrip("/")
+            if "://" in mirror or not mirror:
+                raise UsageError(
+                    f"the mirror of {prefix} is {mirror!r}", rule="registry-mirror",
+                    hint="write HOST[:PORT][/PATH] without a scheme; name hosts that need http as insecure",
+                )  # fmt: skip
+            names.insert(0, mirror + image.name[len(prefix.rstrip("/")) :])
+        return tuple(self._place(name) for name in names)
+
+    def allows(self, url: str) -> bool:
+        """Whether what `url` says may be believed: https, or http where that is allowed."""
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (parts.scheme == "http" and self._by_http(parts.netloc.rpartition("@")[2]))
+
+    def _place(self, name: str) -> Place:
+        host, _, repository = name.partition("/")
+        scheme = "http" if self._by_http(host) else "https"
+        return Place(scheme, HUB_HOST if host == DOCKER_HUB else host, repository)
+
+    def _by_http(self, host: str) -> bool:
+        return host in self.insecure or is_loopback(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, which may have a port, is this machine itself."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def read_image_reference(text: str) -> ImageReference:

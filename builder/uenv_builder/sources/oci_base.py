@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from uenv_builder.core.image_reference import ImageReference, read_image_reference
-from uenv_builder.model.errors import IncompatibleError, UenvError
+from uenv_builder.model.errors import IncompatibleError, LockError, UenvError
 from uenv_builder.model.lock import ByteCount, Sha256
 from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES, Json, Manifest, Registries
 from uenv_builder.system.download import Download
@@ -164,12 +164,19 @@ def base_downloads(base: LockedBase, registries: Registries, *, folders: Sequenc
 
 
 def fetch_base(base: LockedBase, registries: Registries, *, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """The blobs of the layers of `base` in the store, from the lowest up, fetched where they are missing.
+    """The blobs of the layers of `base` in the store, from the lowest up, fetched where they are missing or damaged.
 
     Raises what `Downloader.fetch_all` raises, with remedies for images.
     """
+    downloads = base_downloads(base, registries, folders=folders)
+    for download in downloads:
+        if registries.store.has_download(download.sha256, download.size):
+            try:
+                registries.store.verified_download(download.sha256, download.size)
+            except LockError as error:
+                registries.listener.note(error.diagnostics[0].message)
     try:
-        paths = registries.fetch_all(base_downloads(base, registries, folders=folders))
+        paths = registries.fetch_all(downloads)
     except UenvError as error:
         hint = f"check the network, and `skopeo inspect docker://{base.reference}`; lock again if the image is gone"
         raise type(error).collect(

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import ipaddress
 import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin, urlsplit
-from urllib.request import parse_http_list
+from urllib.parse import urljoin
 
 import requests
-from requests.auth import AuthBase, HTTPBasicAuth
+from requests.auth import AuthBase
 
-from uenv_builder.core.image_reference import DOCKER_HUB, ImageReference
-from uenv_builder.model.errors import LockError, NetworkError, UenvError, UsageError
-from uenv_builder.sources.registry_auth import Credentials, Login, find_login
+from uenv_builder.core.image_reference import DOCKER_HUB, HUB_HOST, ImageReference, Place, RegistryAccess
+from uenv_builder.model.errors import LockError, NetworkError, UenvError
+from uenv_builder.sources.registry_auth import Login, ask_for_token, basic_header, find_login, read_challenges
 from uenv_builder.system.download import Downloader
 from uenv_builder.system.events import Listener
 from uenv_builder.system.store import Store
@@ -34,12 +30,11 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-_HUB_HOST = "registry-1.docker.io"
 _API = re.compile(r"(?P<root>https?://(?P<host>[^/]+))/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/[^/?]+")
 _LONGEST_WAIT = 60.0  # seconds; who is asked to wait longer had better come back later
 _TIMEOUTS = (15.0, 60.0)  # seconds to connect, and between two bytes
 _SHOWN = 300  # characters of what a registry says about an error
-_MANIFEST_LIMIT = 4 << 20  # bytes: what the specification asks registries to take at least
+_ERROR_LIMIT = 1 << 16  # bytes of an error that are read
 
 Json = dict[str, Any]
 
@@ -55,74 +50,6 @@ class RefusedError(GiveUpError):
 
 class _RateLimitError(TryAgainError):
     pass
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One repository of one registry, as its API has it."""
-
-    scheme: str
-    host: str
-    repository: str
-
-    def url(self, kind: str, reference: str) -> str:
-        """Where a blob or manifest (`kind`: blobs, manifests) is served; `reference` is a tag or sha256:..."""
-        return f"{self.scheme}://{self.host}/v2/{self.repository}/{kind}/{reference}"
-
-    def __str__(self) -> str:
-        return f"{DOCKER_HUB if self.host == _HUB_HOST else self.host}/{self.repository}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryAccess:
-    """How this machine reaches registries.
-
-    `mirrors` says by the beginning of an image's name (whole parts of it, such as `docker.io` or `quay.io/project`)
-    what stands in its place at a mirror, which is asked before the registry itself. `insecure` are hosts, with their
-    port if they have one, that are spoken to by http, as loopback addresses always are. `auth_files` are the files with
-    credentials; None for those of the user.
-    """
-
-    mirrors: Mapping[str, str] = field(default_factory=dict)
-    insecure: frozenset[str] = frozenset()
-    auth_files: tuple[Path, ...] | None = None
-
-    def places(self, image: ImageReference) -> tuple[Place, ...]:
-        """Where `image` is asked for: its mirror if there is one, then its registry. UsageError for a bad mirror."""
-        fitting = [prefix for prefix in self.mirrors if f"{image.name}/".startswith(f"{prefix.rstrip('/')}/")]
-        names = [image.name]
-        if fitting:
-            prefix = max(fitting, key=len)
-            mirror = self.mirrors[prefix].rstrip("/")
-            if "://" in mirror or not mirror:
-                raise UsageError(
-                    f"the mirror of {prefix} is {mirror!r}", rule="registry-mirror",
-                    hint="write HOST[:PORT][/PATH] without a scheme; name hosts that need http as insecure",
-                )  # fmt: skip
-            names.insert(0, mirror + image.name[len(prefix.rstrip("/")) :])
-        return tuple(self._place(name) for name in names)
-
-    def allows(self, url: str) -> bool:
-        """Whether what `url` says may be believed: https, or http where that is allowed."""
-        parts = urlsplit(url)
-        return parts.scheme == "https" or (parts.scheme == "http" and self._by_http(parts.netloc.rpartition("@")[2]))
-
-    def _place(self, name: str) -> Place:
-        host, _, repository = name.partition("/")
-        scheme = "http" if self._by_http(host) else "https"
-        return Place(scheme, _HUB_HOST if host == DOCKER_HUB else host, repository)
-
-    def _by_http(self, host: str) -> bool:
-        return host in self.insecure or is_loopback(host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, which may have a port, is this machine itself."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +120,7 @@ class RegistryAuth(AuthBase):
             if (bearer := challenges.get("bearer")) is not None:
                 header = f"Bearer {self._fetch_token(bearer, login, called)}"
             elif "basic" in challenges and login.credentials and login.credentials.user:
-                header = _basic(login.credentials)
+                header = basic_header(login.credentials)
             if header is not None:
                 self._headers[key] = header
             return header
@@ -209,7 +136,7 @@ class RegistryAuth(AuthBase):
         asked = {"scope": challenge.get("scope") or f"repository:{called['name']}:pull"}
         if service := challenge.get("service"):
             asked["service"] = service
-        answer = _ask_for_token(realm, asked, login.credentials)
+        answer = ask_for_token(realm, asked, login.credentials)
         code = answer.status_code
         if code in {401, 403}:
             raise _unauthorised(answer, login, called["host"])
@@ -261,6 +188,8 @@ class Registries(Downloader):
             store, listener, offline=offline, attempts=attempts, jobs=jobs, delay=delay, timeouts=timeouts
         )  # fmt: skip
         self.access = access
+        self.store = store
+        self.listener = listener
         self._auth = RegistryAuth(access)
 
     def read_manifest(self, image: ImageReference, reference: str) -> Manifest:
@@ -309,36 +238,8 @@ def _refused(what: str, refusals: Sequence[tuple[Place, RefusedError]]) -> UenvE
     return kind(f"{what} cannot be read:{reasons}", rule=last.rule, hint=last.hint)
 
 
-def read_challenges(header: str) -> dict[str, dict[str, str]]:
-    """The challenges of a WWW-Authenticate header by their scheme in lower case (RFC 9110, section 11.6.1)."""
-    challenges: dict[str, dict[str, str]] = {}
-    current: dict[str, str] = {}
-    for item in parse_http_list(header):
-        begin = re.match(r"([A-Za-z0-9-]+)(?:\s+|$)(?!=)", item)
-        if begin is not None:
-            current = challenges.setdefault(begin[1].lower(), {})
-        name, _, value = (item[begin.end() :] if begin else item).partition("=")
-        if name:
-            current[name.strip().lower()] = value.strip().strip('"')
-    return challenges
-
-
-def _ask_for_token(realm: str, asked: Mapping[str, str], credentials: Credentials | None) -> requests.Response:
-    if credentials is not None and credentials.identity_token:
-        form = {**asked, "grant_type": "refresh_token", "client_id": "uenv-builder",
-                "refresh_token": credentials.identity_token}  # fmt: skip
-        return requests.post(realm, data=form, timeout=_TIMEOUTS)
-    # Given as auth, not as a header: requests lets netrc(5) win over a header.
-    login = HTTPBasicAuth(credentials.user.encode(), credentials.password.encode()) if credentials else None
-    return requests.get(realm, params=asked, auth=login, timeout=_TIMEOUTS)
-
-
-def _basic(credentials: Credentials) -> str:
-    return f"Basic {base64.b64encode(f'{credentials.user}:{credentials.password}'.encode()).decode()}"
-
-
 def _unauthorised(response: requests.Response, login: Login, host: str) -> RefusedError:
-    name = DOCKER_HUB if host == _HUB_HOST else host
+    name = DOCKER_HUB if host == HUB_HOST else host
     return RefusedError(
         f"unauthorised (HTTP {response.status_code}), asked {login.searched}{_said(response)}",
         "registry-unauthorised",
@@ -361,7 +262,7 @@ def _many(response: requests.Response) -> str:
 
 
 def _rate_limit(reason: str, host: str) -> RefusedError:
-    name = DOCKER_HUB if host == _HUB_HOST else host
+    name = DOCKER_HUB if host == HUB_HOST else host
     return RefusedError(
         reason, "registry-rate-limit",
         f"try again later, log in with `skopeo login {name}` (users may ask more often), or set a mirror",
@@ -371,7 +272,7 @@ def _rate_limit(reason: str, host: str) -> RefusedError:
 def _said(response: requests.Response) -> str:
     """What the registry itself says about the error, with a colon before it; empty where it says nothing."""
     try:
-        errors = json.loads(response.raw.read(_MANIFEST_LIMIT, decode_content=True) or response.content)["errors"]
+        errors = json.loads(response.raw.read(_ERROR_LIMIT, decode_content=True) or response.content)["errors"]
         text = "; ".join(str(error.get("message") or error["code"]) for error in errors)
     except Exception:  # noqa: BLE001  (whatever goes wrong here, the error itself is what matters)
         return ""

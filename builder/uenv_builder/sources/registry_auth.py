@@ -1,4 +1,4 @@
-"""Credentials for registries, from the files that podman, skopeo and docker keep them in.
+"""Logins at registries: credentials from the files that podman, skopeo and docker keep, and what registries ask for.
 
 The files and their precedence are those of containers-auth.json(5), then docker's config.json; nothing is written, and
 no message quotes what they hold.
@@ -14,17 +14,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.request import parse_http_list
 
-from uenv_builder.core.image_reference import DOCKER_HUB
+import requests
+from requests.auth import HTTPBasicAuth
+
+from uenv_builder.core.image_reference import DOCKER_HUB, HUB_HOST
 from uenv_builder.model.errors import MissingToolError, UsageError
 from uenv_builder.system.process import run
 
 _HUB_KEY = "index.docker.io"
 _HUB_URL = "https://index.docker.io/v1/"
 """What docker calls Docker Hub in its own file, and what it asks its helpers for."""
-_HUB_NAMES = {DOCKER_HUB, "registry-1.docker.io", _HUB_KEY}
+_HUB_NAMES = {DOCKER_HUB, HUB_HOST, _HUB_KEY}
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _HELPER_SECONDS = 60.0
+_TIMEOUTS = (15.0, 60.0)  # seconds to connect, and between two bytes
 _NO_CREDENTIALS = "credentials not found"
 """How a helper says that it has none: docker-credential-helpers, credentials/error.go."""
 _TOKEN_USER = "<token>"  # noqa: S105  (what helpers put in the user's place when the secret is an identity token)
@@ -85,6 +90,36 @@ def find_login(registry: str, repository: str, *, files: Sequence[Path] | None =
         if (document := _read(path)) is not None and (found := _find(path, document, registry, repository)) is not None:
             return Login(found, looked_at)
     return Login(None, looked_at)
+
+
+def read_challenges(header: str) -> dict[str, dict[str, str]]:
+    """The challenges of a WWW-Authenticate header by their scheme in lower case (RFC 9110, section 11.6.1)."""
+    challenges: dict[str, dict[str, str]] = {}
+    current: dict[str, str] = {}
+    for item in parse_http_list(header):
+        begin = re.match(r"([A-Za-z0-9-]+)(?:\s+|$)(?!=)", item)
+        if begin is not None:
+            current = challenges.setdefault(begin[1].lower(), {})
+        name, _, value = (item[begin.end() :] if begin else item).partition("=")
+        if name:
+            current[name.strip().lower()] = value.strip().strip('"')
+    return challenges
+
+
+def ask_for_token(realm: str, asked: Mapping[str, str], credentials: Credentials | None) -> requests.Response:
+    """The answer of a token service to `asked` (scope, service): distribution, docs/spec/auth/token.md and oauth.md."""
+    if credentials is not None and credentials.identity_token:
+        form = {**asked, "grant_type": "refresh_token", "client_id": "uenv-builder",
+                "refresh_token": credentials.identity_token}  # fmt: skip
+        return requests.post(realm, data=form, timeout=_TIMEOUTS)
+    # Given as auth, not as a header: requests lets netrc(5) win over a header.
+    login = HTTPBasicAuth(credentials.user.encode(), credentials.password.encode()) if credentials else None
+    return requests.get(realm, params=asked, auth=login, timeout=_TIMEOUTS)
+
+
+def basic_header(credentials: Credentials) -> str:
+    """The Authorization header with user and password (RFC 7617)."""
+    return f"Basic {base64.b64encode(f'{credentials.user}:{credentials.password}'.encode()).decode()}"
 
 
 def _read(path: Path) -> Mapping[str, object] | None:
