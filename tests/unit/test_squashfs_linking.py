@@ -179,3 +179,21 @@ def test_images_that_do_not_fit_together(two_images, tmp_path):
             link_images([first, tmp_path / name], tmp_path / "linked")
         assert caught.value.diagnostics[0].rule == "squashfs-unsupported"
     assert not (tmp_path / "linked").exists()
+
+
+def test_data_can_come_first(two_images, tmp_path):
+    paths, _ = two_images
+    order = [b"not/there", b"small", b"deep", b"zeros", b"noise", b"fifo/x"]
+    link_images(paths, tmp_path / "ordered", order=order)
+    link_images(paths, tmp_path / "linked")
+    assert read_back(tmp_path / "ordered") == read_back(tmp_path / "linked")
+    assert (tmp_path / "ordered").stat().st_size == (tmp_path / "linked").stat().st_size
+    with open_squashfs(tmp_path / "ordered") as image:
+        content = {path: node.content for path, node in walk(image.root) if node.content}
+        assert image.source.fragments[content[b"small"].fragment][0] == 0
+        deepest = max((path for path in content if path.startswith(b"deep/er/")), key=len)
+        places = [content[b"deep/noise"].start, content[b"noise"].start, content[b"block"].start]
+        assert places == sorted(places)
+        assert image.source.fragments[content[deepest].fragment][0] < places[1]
+    link_images([tmp_path / "ordered"], tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() != (tmp_path / "linked").read_bytes()

@@ -118,6 +118,7 @@ class InodeWriter:
         content = node.content
         assert content is not None  # the outline has looked
         size, _, _, words, _, offset, sparse = content
+        sparse = max(0, min(sparse, size - 1))  # the kernel tells the rest as the space that a file takes: never none
         place, fragment = self._placement.place(content)
         links = self._outline.links.get(node, 1)
         uid, gid = self._owner(node)

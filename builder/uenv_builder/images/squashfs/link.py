@@ -8,24 +8,33 @@ from pathlib import Path
 
 from uenv_builder.images.squashfs.reader import SquashfsImage, open_squashfs
 from uenv_builder.images.squashfs.stacking import merge_trees
+from uenv_builder.images.squashfs.tree import FileData, Node, walk
 from uenv_builder.images.squashfs.writer import WrittenImage, write_image
 from uenv_builder.model.errors import BuildError
 
 
 def link_images(
-    paths: Sequence[Path], out: Path, *, epoch: int | None = None, partial: bool = False, level: int | None = None
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    epoch: int | None = None,
+    partial: bool = False,
+    level: int | None = None,
+    order: Sequence[bytes] = (),
 ) -> WrittenImage:
     """Put the images at `paths`, lowest first, on top of each other, and write what they show together at `out`.
 
     They have one compressor and one block size. `partial` is as for `merge_trees`; `epoch` is the new image's own time
-    in seconds, by default the latest of theirs. Raises BuildError for images that are damaged or do not fit together;
-    `out` is then as it was before. `out` may be one of `paths`.
+    in seconds, by default the latest of theirs. `order` are paths in the result whose data comes first, that of a
+    directory with all below it; those that are not there are passed over. Raises BuildError for images that are damaged
+    or do not fit together; `out` is then as it was before. `out` may be one of `paths`.
     """
     with ExitStack() as opened:
         images = [opened.enter_context(open_squashfs(path)) for path in paths]
         _check_alike(images)
+        root = merge_trees([image.root for image in images], partial=partial)
         return write_image(
-            merge_trees([image.root for image in images], partial=partial),
+            root,
             [image.source for image in images],
             out,
             block_size=images[0].block_size,
@@ -33,7 +42,16 @@ def link_images(
             compressor=images[0].compressor,
             level=level,
             options=images[0].options if len({image.options for image in images}) == 1 else b"",
+            first=[content for path in order for content in _contents(root, path)],
         )
+
+
+def _contents(root: Node, path: bytes) -> list[FileData]:
+    """The contents of the file at `path`, or of all files below the directory there."""
+    node: Node | None = root
+    for name in path.split(b"/") if path else ():
+        node = node.children.get(name) if node else None
+    return [found.content for _, found in walk(node) if found.content] if node else []
 
 
 def _check_alike(images: Sequence[SquashfsImage]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from uenv_builder.images.squashfs.layout import NO_FRAGMENT, SIZE_MASK
@@ -28,14 +28,23 @@ class Region(NamedTuple):
 
 
 class _Moved:
-    """Where the data of one source went; `fragments` are new indices by old ones."""
+    """Where the data of one source goes, run by run: their starts and ends in the source, in order, and their places.
 
-    __slots__ = ("fragments", "places", "starts")
+    `fragments` are new indices by old ones.
+    """
 
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.places: list[int] = []
+    __slots__ = ("ends", "fragments", "places", "starts")
+
+    def __init__(self, extents: list[tuple[int, int]]) -> None:
+        runs = _joined(extents)
+        self.starts = [start for start, _ in runs]
+        self.ends = [end for _, end in runs]
+        self.places = [-1] * len(runs)
         self.fragments: dict[int, int] = {}
+
+    def run(self, start: int) -> int:
+        """The index of the run with the byte `start`."""
+        return bisect_right(self.starts, start) - 1
 
     def place(self, start: int) -> int:
         index = bisect_right(self.starts, start) - 1
@@ -45,18 +54,29 @@ class _Moved:
 class Placement:
     """The data of an image whose files have `contents`, in the order of `sources`, from the byte `start` on.
 
-    `regions` are in the order of their places, `end` is the first byte behind them, `fragments` is the image's table:
-    (place, word) each. Raises ValueError for a content whose source is not among `sources`.
+    The data of the files `first` comes before all other, in their order. `regions` are in the order of their places,
+    `end` is the first byte behind them, `fragments` is the image's table: (place, word) each. Raises ValueError for a
+    content whose source is not among `sources`.
     """
 
-    def __init__(self, contents: Iterable[FileData], sources: Sequence[Source], start: int) -> None:
+    def __init__(
+        self, contents: Iterable[FileData], sources: Sequence[Source], start: int, first: Iterable[FileData] = ()
+    ) -> None:
         self.regions: list[Region] = []
         self.fragments: list[tuple[int, int]] = []
         self.end = start
-        self._moved: dict[Source, _Moved] = {}
         extents, fragments = _needed(contents, sources)
-        for source in extents:
-            self._place_source(source, extents[source], sorted(fragments[source]))
+        self._moved = {source: _Moved(extents[source]) for source in extents}
+        for content in first:
+            for begin, _ in _extents(content):
+                self._place_run(content.source, self._moved[content.source].run(begin))
+        for source, moved in self._moved.items():
+            for index in range(len(moved.starts)):
+                self._place_run(source, index)
+            for old in sorted(fragments[source]):
+                begin, word = source.fragments[old]
+                moved.fragments[old] = len(self.fragments)
+                self.fragments.append((moved.place(begin), word))
 
     def place(self, content: FileData) -> tuple[int, int]:
         """The place of a file's blocks in the image (0 if it has none there), and the index of its fragment."""
@@ -75,26 +95,24 @@ class Placement:
                 copy_range(file, offset, length, target, place)
                 place += length
 
-    def _place_source(self, source: Source, extents: list[tuple[int, int]], fragments: list[int]) -> None:
-        moved = self._moved[source] = _Moved()
-        for index in fragments:
-            start, word = source.fragments[index]
-            extents.append((start, start + (word & SIZE_MASK)))
-        for start, end in _joined(extents):
-            moved.starts.append(start)
-            moved.places.append(self.end)
-            self.regions.append(Region(source, start, end - start, self.end))
-            self.end += end - start
-        for index in fragments:
-            start, word = source.fragments[index]
-            moved.fragments[index] = len(self.fragments)
-            self.fragments.append((moved.place(start), word))
+    def _place_run(self, source: Source, index: int) -> None:
+        moved = self._moved[source]
+        if moved.places[index] >= 0:
+            return
+        moved.places[index] = self.end
+        start, length = moved.starts[index], moved.ends[index] - moved.starts[index]
+        last = self.regions[-1] if self.regions else None
+        if last and last.source is source and last.start + last.length == start:
+            self.regions[-1] = last._replace(length=last.length + length)
+        else:
+            self.regions.append(Region(source, start, length, self.end))
+        self.end += length
 
 
 def _needed(
     contents: Iterable[FileData], sources: Sequence[Source]
 ) -> tuple[dict[Source, list[tuple[int, int]]], dict[Source, set[int]]]:
-    """By source: the extents of blocks, and the fragments that files have their tail ends in."""
+    """By source: the extents of blocks and fragments, and the fragments that files have their tail ends in."""
     extents: dict[Source, list[tuple[int, int]]] = {source: [] for source in sources}
     fragments: dict[Source, set[int]] = {source: set() for source in sources}
     for content in contents:
@@ -106,15 +124,30 @@ def _needed(
             extents[source].append((content.start, content.start + stored))
         if content.fragment is not None:
             fragments[source].add(content.fragment)
+    for source, indices in fragments.items():
+        extents[source] += [_fragment_extent(source, index) for index in indices]
     return extents, fragments
 
 
+def _extents(content: FileData) -> Iterator[tuple[int, int]]:
+    """Where the data of a file is in its source: its blocks, and its fragment."""
+    if stored := content.stored:
+        yield content.start, content.start + stored
+    if content.fragment is not None:
+        yield _fragment_extent(content.source, content.fragment)
+
+
+def _fragment_extent(source: Source, index: int) -> tuple[int, int]:
+    start, word = source.fragments[index]
+    return start, start + (word & SIZE_MASK)
+
+
 def _joined(extents: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """`extents` in order, those that touch or overlap made one."""
+    """`extents` in order, those that overlap made one: blocks of a file have to stay together."""
     joined: list[tuple[int, int]] = []
-    last = -1
+    last = 0
     for start, end in sorted(extents):
-        if start > last:
+        if start >= last:
             joined.append((start, end))
         elif end > last:
             joined[-1] = (joined[-1][0], end)

@@ -16,7 +16,7 @@ from uenv_builder.images.squashfs.layout import Compressor, Superblock
 from uenv_builder.images.squashfs.metadata import write_lookup_table
 from uenv_builder.images.squashfs.outline import Outline
 from uenv_builder.images.squashfs.placement import Placement, write_at
-from uenv_builder.images.squashfs.tree import Node, Source
+from uenv_builder.images.squashfs.tree import FileData, Node, Source
 from uenv_builder.system.files import write_beside
 
 
@@ -37,17 +37,19 @@ def write_image(
     compressor: Compressor = "zstd",
     level: int | None = None,
     options: bytes = b"",
+    first: Sequence[FileData] = (),
 ) -> WrittenImage:
     """Write the tree below `root` as an image at `out`, whole or not at all; what is there is replaced.
 
-    Data comes in the order of `sources`, as far as the tree refers to it; all of it has to be compressed by
-    `compressor` in blocks of `block_size` bytes. `level` is that of the tables' compression; `options` is what the
-    image says of the data's, as on disk. `epoch` is the image's own time, in seconds. Raises BuildError for a tree that
-    squashfs cannot hold and where `out` cannot be written; ValueError for one that contradicts itself.
+    Data comes in the order of `sources`, after that of the files `first`, as far as the tree refers to it; all of it
+    has to be compressed by `compressor` in blocks of `block_size` bytes. `level` is that of the tables' compression;
+    `options` is what the image says of the data's, as on disk. `epoch` is the image's own time, in seconds. Raises
+    BuildError for a tree that squashfs cannot hold and where `out` cannot be written; ValueError for one that
+    contradicts itself.
     """
     outline = Outline(root, block_size)
     head = layout.METADATA_HEADER.pack(len(options) | layout.STORED_METADATA) + options if options else b""
-    placement = Placement(outline.contents, sources, layout.SUPERBLOCK.size + len(head))
+    placement = Placement(outline.contents, sources, layout.SUPERBLOCK.size + len(head), first)
     pack = packer(compressor, level)
     inodes = InodeWriter(outline, placement, pack)
     inodes.write_all()
