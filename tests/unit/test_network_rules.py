@@ -149,6 +149,7 @@ def test_no_interface_in_common_is_refused(plugin, nccl, words):
     pins = {**NO_TORCH, "nccl": nccl, "aws_ofi_nccl": plugin}
     finding = the_only(make(pins), "nccl-plugin-interface", ("pins", "aws_ofi_nccl"))
     has_words(finding.message, f"aws-ofi-nccl {plugin}", f"NCCL {nccl}", *words)
+    assert_mends(finding.hint, pins)
 
 
 def test_no_interface_in_common_with_the_hook_is_the_nccls_fault():
@@ -379,12 +380,15 @@ def test_unknown_releases_of_libcxi_and_of_the_host_say_nothing():
 # Who brings the network stack
 
 
-@pytest.mark.parametrize("missing", [("aws_ofi_nccl",), ("libcxi",), ("aws_ofi_nccl", "libfabric", "libcxi")])
+@pytest.mark.parametrize(
+    "missing", [("aws_ofi_nccl",), ("libcxi",), ("aws_ofi_nccl", "libfabric", "libcxi", "gdrcopy")]
+)
 def test_an_image_without_a_whole_stack_is_refused(missing):
     pins = {name: text for name, text in IMAGE.items() if name not in missing}
     finding = the_only(make(pins), "image-network-pins", ("network",))
-    has_words(finding.message, ", ".join(missing))
+    has_words(finding.message, ", ".join(name for name in missing if name != "gdrcopy"))
     assert "hook" not in finding.hint
+    assert ("gdrcopy" in finding.hint) is ("gdrcopy" in missing)
     assert_mends(finding.hint, pins)
 
 
@@ -431,7 +435,8 @@ def test_nccl_without_a_network_is_a_warning_that_names_the_modes():
     finding = the_only(make(PINS, network="none"), "nccl-over-tcp", ("network",), "warning")
     has_words(finding.message, "generic-gh200", "TCP")
     assert finding.hint == (
-        "choose network: image (with aws_ofi_nccl, libfabric and libcxi pinned), or accept it for jobs of one node"
+        "choose network: image (with aws_ofi_nccl, libfabric, libcxi and gdrcopy pinned), or accept it for jobs of one "
+        "node"
     )
     assert find(make(IMAGE, network="image")) == []
     alone = the_only(
@@ -544,6 +549,14 @@ def test_a_base_without_cudas_development_files_lacks_it_before_there_is_a_lock(
     assert find(make({"python": "3.12"}, network="hook-artifact", base=base)) == []
 
 
+def test_a_torch_for_the_cpu_has_no_need_of_cudas_runtime():
+    pins, lock = {"python": "3.13", "pytorch": "2.14.1+cpu"}, make_lock(wheels=("torch",))
+    assert find(make(pins, network="hook-artifact", lock=make_lock(wheels=("numpy",)))) == []
+    the_only(
+        make({**pins, "pytorch": "2.14.1"}, network="hook-artifact", lock=lock), "hook-cudart", ("network",), "warning"
+    )
+
+
 def test_a_plugin_that_is_linked_with_cuda_opens_nothing():
     static = {"annotations": {"hook-host": {NCCL: "true", VARIANT: "cuda13", SOURCE: "host"}}}
     pins = {"python": "3.13", "cuda": "13.0", "nccl": "2.30.7"}
@@ -586,8 +599,14 @@ def test_a_variant_that_the_system_chose_is_the_cudas_fault():
 def test_hooks_switched_on_beside_an_images_own_stack_are_refused(key):
     finding = the_only(make(annotations={key: "true"}), "network-annotations", ("edf", "annotations", key))
     has_words(finding.message, key, "network mode image", "before those of the image")
+    assert finding.hint == "leave it out"
     assert find(make(annotations={key: "false"})) == []
     assert find(make(annotations={})) == []
+    both = {"networks": ("image", "hook-host", "hook-artifact")}
+    offered = the_only(
+        make(annotations={key: "true"}, changes=both), "network-annotations", ("edf", "annotations", key)
+    )
+    assert offered.hint == "leave it out, or choose network: hook-host or hook-artifact"
 
 
 def test_hooks_switched_on_without_a_network_mode_are_a_warning():

@@ -47,18 +47,19 @@ def check_plugin_interface(subject: Subject) -> Iterator[Finding]:
     by_host, common = plugin.origin == "system", set(loads) & set(exports)
     name = f"the hook's aws-ofi-nccl {plugin.text}" if by_host else f"aws-ofi-nccl {plugin.text}"
     at = nccl.at if by_host else plugin.at
+    choice = choose_nccl(subject) if by_host else choose_plugin(subject) or choose_nccl(subject)
     if not common:
         yield Finding(
             message=f"{name} exports net-plugin interfaces v{min(exports)} to v{max(exports)}, and NCCL {nccl.text} "
             f"loads v{min(loads)} to v{max(loads)}: NCCL would go on over TCP without saying so",
-            at=at, hint=choose_nccl(subject) if by_host else choose_plugin(subject),
+            at=at, hint=choice,
         )  # fmt: skip
     elif max(common) < max(loads):
         message = f"{name} and NCCL {nccl.text} meet at net-plugin interface v{max(common)}, and NCCL has v{max(loads)}"
-        hint = choose_plugin(subject)
-        if by_host:
-            hint = f"nothing has to change; to have the newest interface, {choose_nccl(subject) or 'ask the site'}"
-        yield Finding(message=message, at=at, hint=hint, severity="note" if by_host else "warning")
+        easy = f"nothing has to change; to have the newest interface, {choice or 'ask the site'}"
+        yield Finding(
+            message=message, at=at, hint=easy if by_host else choice, severity="note" if by_host else "warning",
+        )  # fmt: skip
 
 
 def check_plugin_nccl(subject: Subject) -> Iterator[Finding]:
@@ -181,9 +182,9 @@ def check_plugin_fixes(subject: Subject) -> Iterator[Finding]:
     if plugin is None or not _in_image(subject) or any(check_plugin_for_aws(subject)):
         return
     if missing := missing_fixes(plugin.version):
-        harms = "; it ".join(f"{fix.mends} (mended in {fix.since})" for fix in missing)
+        fixes = "; ".join(f"{fix.mends} ({fix.since})" for fix in missing)
         yield Finding(
-            message=f"aws-ofi-nccl {plugin.text} has faults that show on Slingshot: it {harms}",
+            message=f"aws-ofi-nccl {plugin.text} has faults that show on Slingshot, mended in later releases: {fixes}",
             at=plugin.at, hint=choose_plugin(subject), source=missing[-1].source,
         )  # fmt: skip
 

@@ -41,7 +41,7 @@ class PluginNeeds(_Since):
 
 
 class PluginFix(_Since):
-    """What a release mends; `mends` says what older ones do, after "it"."""
+    """What a release mends, as a list has it: "a hang", "the order of its shutdown"."""
 
     mends: Annotated[str, Field(min_length=10)]
 

@@ -20,7 +20,7 @@ from uenv_builder.core.yaml_tree import Path
 
 _STACK = ("aws_ofi_nccl", "libfabric", "libcxi")
 _MPI_STACK = ("libfabric", "libcxi")
-_IMAGE_MODE = "image (with aws_ofi_nccl, libfabric and libcxi pinned)"
+_IMAGE_MODE = "image (with aws_ofi_nccl, libfabric, libcxi and gdrcopy pinned)"
 _STATIC = re.compile(r"cuda([0-9]+)")
 
 
@@ -77,7 +77,8 @@ def check_cudart(subject: Subject) -> Iterator[Finding]:
     """An image without the libcudart.so that the hook's plugin opens."""
     if not (subject.by_hooks and subject.slingshot and subject.gpu and _uses_nccl(subject)):
         return
-    if not _opens_cudart(subject) or _brings_cudart(subject):
+    build = find_build(subject)
+    if not _opens_cudart(subject) or _brings_cudart(subject) or (build is not None and build.variant == "cpu"):
         return
     image, cuda = _base_image(subject), find_cuda(subject)
     if not (lacks_cudart_link(image) if image else subject.lock is not None):
@@ -124,7 +125,8 @@ def check_annotations(subject: Subject) -> Iterator[Finding]:
         if own.get(key) == unwanted:
             yield Finding(
                 message=f'network mode {mode}, and {key}: "{unwanted}" {harm}',
-                at=("edf", "annotations", key), severity="warning" if mode == "none" else None,
+                at=("edf", "annotations", key), hint=_take_mode(subject),
+                severity="warning" if mode == "none" else None,
             )  # fmt: skip
 
 
@@ -181,9 +183,17 @@ def _choose_mode(subject: Subject) -> str:
     return (f"choose network: {' or '.join(modes)}, or " if modes else "") + "accept it for jobs of one node"
 
 
+def _take_mode(subject: Subject) -> str:
+    wanted = {"image", "none"} if subject.by_hooks else {"hook-host", "hook-artifact"}
+    modes = [mode for mode in subject.system.networks if mode in wanted]
+    return "leave it out" + (f", or choose network: {' or '.join(modes)}" if modes else "")
+
+
 def _take_pins(subject: Subject, names: list[str]) -> str:
     choices = {"aws_ofi_nccl": choose_plugin, "libfabric": choose_libfabric, "libcxi": choose_libcxi}
     pins = [choices[name](subject) or f"pin {name}" for name in names]
+    if _uses_nccl(subject) and subject.gpu and subject.recipe.pins.gdrcopy is None:
+        pins.append(f'pin gdrcopy: "{stack_facts().gdrcopy}"')
     hooks = [mode for mode in subject.system.networks if mode not in {"image", "none"}]
     return "; ".join(pins) + (f"; or choose network: {' or '.join(hooks)}" if hooks else "")
 
