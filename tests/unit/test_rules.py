@@ -10,7 +10,7 @@ from uenv_builder.app.checking import find_in_recipe
 from uenv_builder.app.lock_files import fresh_locks
 from uenv_builder.app.recipes import load_recipe
 from uenv_builder.app.script_checking import ScriptOptions, find_in_script
-from uenv_builder.core.rules import settings, stack, tuning, versions
+from uenv_builder.core.rules import network, settings, stack, tuning
 from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
 from uenv_builder.core.rules.verdicts import accept, is_incompatible
@@ -32,7 +32,7 @@ pins:
   nccl: "2.30.7"
 """
 ON_GENERIC = GOOD.replace("daint", "generic-gh200").replace("hook-artifact", "image")
-STACK = '  aws_ofi_nccl: "1.20.0"\n  libfabric: "2.6.0"\n  libcxi: "12.0.1"\n'
+STACK = '  aws_ofi_nccl: "1.20.0"\n  libfabric: "2.6.0"\n  libcxi: "12.0.1"\n  gdrcopy: "2.5.1"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ CASES = {
     "image with one": (ON_GENERIC + STACK, []),
     "old plugin": (
         ON_GENERIC + STACK.replace("1.20.0", "1.6.0"),
-        [("known-bad", "warning", 12, 3), ("nccl-plugin-interface", "warning", 12, 3)],
+        [(rule, "warning", 12, 3) for rule in ("known-bad", "nccl-plugin-interface", "plugin-slingshot")],
     ),
     "TCP between nodes": (
         ON_GENERIC.replace("network: image", "network: none"), [("nccl-over-tcp", "warning", 6, 1)]
@@ -164,7 +164,7 @@ def test_every_rule_has_a_story_with_a_source():
 
 
 def test_rules_stand_in_one_table_each():
-    tables = [stack.RULES, versions.RULES, settings.RULES, tuning.RULES]
+    tables = [stack.RULES, network.RULES, settings.RULES, tuning.RULES]
     assert sum(map(len, tables)) == len(SUBJECT_RULES | RUNTIME_RULES)
 
 
