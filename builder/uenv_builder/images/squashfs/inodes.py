@@ -44,6 +44,7 @@ class InodeTable:
     def __init__(self, table: Table, top: Superblock, tables: Tables, source: Source, data_start: int) -> None:
         self._bytes = table.content
         self._left = len(table.content)
+        self._inodes = top.inodes
         self._ids = tables.ids
         self._xattrs = tables.xattrs
         self._source = source
@@ -124,8 +125,8 @@ class InodeTable:
         self._left -= size
         if self._left < 0:
             raise DamageError("inodes overlap")
-        if number == 0:
-            raise DamageError("an inode has the number 0")
+        if not 0 < number <= self._inodes:
+            raise DamageError(f"an inode has the number {number}, and there are {self._inodes}")
 
     def _attributes(self, index: int) -> Xattrs:
         if index == layout.NO_XATTR or not self._xattrs:  # the kernel ignores indices where there is no table

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import ge
 from pathlib import Path
 from typing import BinaryIO
 
@@ -168,6 +169,9 @@ def _fill(
         if KINDS.get(kind) != node.kind:
             raise DamageError(f"{os.fsdecode(name)!r} is a {node.kind}, but is listed with type {kind}")
         children[name] = node
-    joined = b"".join(children)
-    if len(children) != len(entries) or b"/" in joined or b"\0" in joined or b"." in children or b".." in children:
-        raise DamageError("a directory has two entries with one name, or a name that cannot be")
+    names = list(children)
+    if len(names) != len(entries) or any(map(ge, names, names[1:])):
+        raise DamageError("a directory has two entries with one name, or is not sorted")
+    joined = b"".join(names)
+    if b"/" in joined or b"\0" in joined or b"." in children or b".." in children:
+        raise DamageError("a directory has an entry with a name that cannot be")
