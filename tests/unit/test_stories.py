@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from uenv_builder.app.explaining import story_of
 from uenv_builder.core.logs.failures import load_failures
 from uenv_builder.core.rules.stories import chapter_names, find_story, load_chapter
 from uenv_builder.model.errors import Severity
@@ -241,3 +242,10 @@ def test_failures_of_jobs_name_rules_that_exist():
     named = {failure.id: failure.rule for failure in load_failures().failures if failure.rule is not None}
     assert {failure: rule for failure, rule in named.items() if find_story(rule) is None} == {}
     assert named
+
+
+def test_failures_of_jobs_are_explained_by_their_ids_too():
+    for failure in load_failures().failures:
+        story = story_of(failure.id)
+        assert story.remedy
+        assert "{" not in story.why.replace("${", "")

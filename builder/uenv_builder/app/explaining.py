@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from uenv_builder.core.digest import Document
+from uenv_builder.core.logs.failures import fill_in, load_failures
 from uenv_builder.core.logs.reading import LINE_LIMIT, LogFinding, LogReading, read_log
 from uenv_builder.core.rules.stories import Story, chapter_names, find_story, load_chapter
 from uenv_builder.core.yaml_tree import suggest
@@ -13,9 +14,16 @@ from uenv_builder.model.errors import UsageError
 
 
 def story_of(rule: str) -> Story:
-    """The story of a rule; raises UsageError with the closest id where there is none."""
+    """The story of a rule, or of a failure of jobs; raises UsageError with the closest id where there is none."""
     if (story := find_story(rule)) is not None:
         return story
+    if (failure := load_failures().by_id.get(rule)) is not None:
+        title = f"A message of {failure.component} in a job's log"
+        return Story(
+            severity="note" if failure.severity == "good" else failure.severity, title=title,
+            why=fill_in(failure.cause, {}), remedy=fill_in(failure.remedy, {}),
+            sources=(failure.source or load_failures().source,),
+        )  # fmt: skip
     known = [name for chapter in chapter_names() for name in load_chapter(chapter).stories]
     raise UsageError(
         f'there is no rule "{rule}"', rule="unknown-rule",

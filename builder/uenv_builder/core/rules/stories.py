@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Annotated
 
 import yaml
@@ -47,7 +48,7 @@ class Chapter:
 @cache
 def load_chapter(name: str) -> Chapter:
     """The stories of knowledge/rules/`name`.yaml by rule id; UenvError where it does not fit: a fault of ours."""
-    text = (resources.files("uenv_builder.knowledge") / "rules" / f"{name}.yaml").read_bytes()
+    text = _chapter_file(name).read_bytes()
     try:
         document = json.dumps(yaml.load(text, Loader=_Loader))  # noqa: S506  (a safe loader)
         return Chapter(name, TypeAdapter(dict[str, Story]).validate_json(document))
@@ -64,6 +65,11 @@ def chapter_names() -> list[str]:
 def find_story(rule: str) -> Story | None:
     """The story of a rule by its id."""
     for name in chapter_names():
-        if (story := load_chapter(name).stories.get(rule)) is not None:
-            return story
+        # Reading a file as YAML takes a hundred times as long as looking whether the id begins a line of it.
+        if f"\n{rule}:".encode() in b"\n" + _chapter_file(name).read_bytes():
+            return load_chapter(name).stories.get(rule)
     return None
+
+
+def _chapter_file(name: str) -> Traversable:
+    return resources.files("uenv_builder.knowledge") / "rules" / f"{name}.yaml"
