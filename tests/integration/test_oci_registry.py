@@ -378,6 +378,7 @@ def test_a_token_is_fetched_once_and_renewed(login_server, connect):
     base = resolve_base(login_server.image, "arm64", registries)
     asked = {"service": ["r.example"], "scope": ["repository:app:pull"]}
     assert login_server.token_requests == [("GET", asked, None)]
+    assert login_server.ranges(f"/v2/app/blobs/sha256:{base.config_digest}") == [None]
     login_server.token = "t2"
     assert listing(base, fetch_base(base, registries)) == LISTED
     assert login_server.token_requests == [("GET", asked, None)] * 2

@@ -7,6 +7,8 @@ import tracemalloc
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uenv_builder.layers.oci_layer import Removal, oci_layer_entries
 from uenv_builder.model.errors import BuildError, LockError
@@ -198,8 +200,8 @@ def test_what_is_removed_leaves_the_links_to_it(read):
 
 def test_removal_says_what_it_does_not_find():
     removal = Removal(["/opt/*", "/lib", "/", "/lib/gone", "/etc/a.c"])
-    paths = ["opt", "opt/x", "opt/x/y", "lib", "usr/lib/x", "etc/abc"]
-    assert [path for path in paths if removal.takes(path)] == ["opt/x", "opt/x/y", "lib"]
+    paths = ["opt", "opt/x", "opt/x/y", "opt/x/\n", "lib", "usr/lib/x", "etc/abc"]
+    assert [path for path in paths if removal.takes(path)] == ["opt/x", "opt/x/y", "opt/x/\n", "lib"]
     assert removal.unused(paths) == ("/", "/lib/gone", "/etc/a.c")
 
 
@@ -238,6 +240,7 @@ def test_no_path_leads_out_of_the_root(read, members, reason):
         ([hard("x", "late"), member("late", b"")], "hard link to 'late'"),
         ([folder("d"), hard("x", "d")], "hard link to 'd'"),
         ([member("f", b""), hard("f", "f")], "hard link to 'f'"),
+        ([member("d/f", b""), soft("d", "e"), hard("x", "d/f")], "hard link to 'd/f'"),
         ([member("f", b"", uid=-5)], "owner -5"),
         ([member("f", b"", gid=2**32)], "4294967296"),
         ([member("odd", kind=b"V")], "unknown type"),
@@ -348,6 +351,74 @@ def test_memory_does_not_grow_with_contents(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
+
+
+def test_memory_does_not_grow_much_with_entries(tmp_path):
+    blob, diff_id = put(tmp_path, tar(*(member(f"f{number}", b"") for number in range(4000))))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in oci_layer_entries(blob, media_type=TAR, diff_id=diff_id)) == 4000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (2 << 20) + 4000 * 700  # tarfile alone would keep more than twice as much of each
+
+
+PATHS = ["a", "b", "a/c", "a/d", "a/c/e", "b/f"]
+STEPS = st.lists(st.tuples(st.sampled_from(["dir", "file", "symlink", "hardlink"]), st.sampled_from(PATHS),
+                           st.sampled_from(PATHS)), max_size=12)  # fmt: skip
+
+
+def unpack(tree, kind, path, target, content):
+    """Do to `tree` what a container engine does to a folder; says whether it can. Files are lists of one content."""
+    above = [path[:end] for end, sign in enumerate(path) if sign == "/"]
+    if any(tree.get(folder, "dir") != "dir" for folder in above):
+        return False
+    if kind == "hardlink" and (not isinstance(tree.get(target), list) or f"{target}/".startswith(f"{path}/")):
+        return False
+    tree.update(dict.fromkeys(above, "dir"))
+    if kind != "dir" or tree.get(path) != "dir":
+        for gone in [other for other in tree if f"{other}/".startswith(f"{path}/")]:
+            del tree[gone]
+    tree[path] = {"dir": "dir", "file": [content], "symlink": ("to", target)}.get(kind) or tree[target]
+    return True
+
+
+def shape(tree):
+    """A tree with numbers in place of the files: equal ones are one file."""
+    numbers = {}
+    return {
+        path: (numbers.setdefault(id(node), min(p for p in tree if tree[p] is node)), node[0])
+        if isinstance(node, list) else node
+        for path, node in tree.items()
+    }  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.lists(st.sampled_from(PATHS), max_size=2))
+def test_a_layer_unpacks_as_container_engines_do_it(tmp_path_factory, steps, removed):
+    expected, members = {}, []
+    for number, (kind, path, target) in enumerate(steps):
+        if unpack(expected, kind, path, target, number):
+            made = {"dir": folder(path), "file": member(path, b"%d" % number),
+                    "symlink": soft(path, target), "hardlink": hard(path, target)}  # fmt: skip
+            members.append(made[kind])
+    removal = Removal(f"/{path}" for path in removed)
+    expected = {path: node for path, node in expected.items() if not removal.takes(path)}
+    blob, diff_id = put(tmp_path_factory.getbasetemp(), tar(*members))
+    found, named = {}, []
+    for entry in oci_layer_entries(blob, media_type=TAR, diff_id=diff_id, removal=removal):
+        content = int(entry.content.read()) if entry.content else None
+        named.append(entry.path)
+        assert unpack(found, entry.kind, entry.path, entry.target, content)
+    assert len(named) == len(set(named))
+    for path in list(found):
+        for end in [end for end, sign in enumerate(path) if sign == "/"]:
+            found.setdefault(path[:end], "dir")
+    missing = {path for path, node in expected.items() if node == "dir"} - found.keys()
+    assert shape(found) == shape({path: node for path, node in expected.items() if path not in missing})
+    # A folder that no entry names and that nothing is left in need not be there.
+    assert not missing & {info.name for info, _ in members if info.isdir()}
 
 
 LEAKY = [

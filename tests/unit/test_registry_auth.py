@@ -1,13 +1,17 @@
 import base64
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+import requests
 
 from uenv_builder.core.image_reference import RegistryAccess, is_loopback, read_image_reference
 from uenv_builder.model.errors import RecipeError, UsageError
+from uenv_builder.sources.oci_registry import RegistryAuth
 from uenv_builder.sources.registry_auth import Credentials, auth_files, find_login, read_challenges
+from uenv_builder.system.transfer import GiveUpError
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -293,3 +297,18 @@ def test_http_is_believed_only_where_it_is_allowed():
     assert [
         url for url in [*allowed, "http://x.example/t", "file:///etc", "", "ftp://r.example"] if access.allows(url)
     ] == allowed
+
+
+@pytest.mark.parametrize(
+    ("target", "followed"),
+    [("https://s.example/x", True), ("/v2/b/blobs/x", True), ("http://s.example/x", False), ("ftp://s.example", False)],
+)
+def test_no_redirection_leaves_https(target, followed):
+    answer = requests.Response()
+    answer.raw = io.BytesIO()
+    answer.status_code, answer.url, answer.headers["Location"] = 307, "https://r.example/v2/a/blobs/x", target
+    if followed:
+        assert RegistryAuth(RegistryAccess())._judge(answer) is answer
+        return
+    with pytest.raises(GiveUpError, match=f"leads to {target}, which is not https"):
+        RegistryAuth(RegistryAccess())._judge(answer)
