@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from uenv_builder.images.oci import write_oci_layout
-from uenv_builder.images.squashfs.mksquashfs import write_squashfs
+from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import ImageConfig, SquashfsOptions
 from uenv_builder.system.events import Silent
@@ -132,14 +132,14 @@ def listing(root):
     return found, sorted(sorted(names) for names in inodes.values() if len(names) > 1)
 
 
-@needs("skopeo", "umoci", "mksquashfs", "unsquashfs")
+@needs("skopeo", "umoci", "unsquashfs")
 def test_both_images_unpack_to_the_same(layout, layers, tmp_path):
     # umoci of Debian 12 (0.4.7) does not know zstd: skopeo recompresses the layers for it.
     gzipped = f"oci:{tmp_path / 'gzipped'}:demo"
     run("skopeo", "--insecure-policy", "copy", "--dest-compress-format", "gzip", f"oci:{layout}:demo/1.0:v1", gzipped)
     run("umoci", "unpack", "--rootless", "--image", f"{tmp_path / 'gzipped'}:demo", tmp_path / "bundle")
     image = tmp_path / "image.squashfs"
-    write_squashfs(layers, image, SquashfsOptions(), epoch=EPOCH, processors=2, listener=Silent())
+    write_squashfs(layers, image, SquashfsOptions(), epoch=EPOCH, listener=Silent())
     run("unsquashfs", "-no-progress", "-d", tmp_path / "unsquashed", image)
     from_oci, oci_links = listing(tmp_path / "bundle" / "rootfs")
     from_squashfs, squashfs_links = listing(tmp_path / "unsquashed")

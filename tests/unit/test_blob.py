@@ -54,21 +54,19 @@ def write(folder, entries, **options):
 
 
 def test_bytes_depend_on_the_entries_alone(tmp_path):
-    many = [
-        [*sample(), *(file(f"f{number}", NOISE[number:]) for number in range(9))]  # several jobs of zstd
-        for _ in range(4)
-    ]
+    many = [[*sample(), *(file(f"f{number}", NOISE[number:]) for number in range(9))] for _ in range(4)]
     layers = [
         write(tmp_path / str(number), entries, threads=threads)
         for number, (threads, entries) in enumerate(zip((1, 2, 5, 0), many, strict=True))
     ]
     blobs = {layer.blob.read_bytes() for layer in layers}
     assert len(blobs) == 1
-    assert len({(tmp_path / str(number) / "index.json").read_bytes() for number in range(4)}) == 1
+    for name in ("index.json", "segment.json"):
+        assert len({(tmp_path / str(number) / name).read_bytes() for number in range(4)}) == 1
     blob = blobs.pop()
     assert layers[0].digest == hashlib.sha256(blob).hexdigest()
     assert layers[0].size == len(blob)
-    tar = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(blob)).read()
+    tar = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(blob), read_across_frames=True).read()
     assert layers[0].diff_id == hashlib.sha256(tar).hexdigest()
 
 
@@ -76,12 +74,13 @@ def test_the_bytes_of_a_layer_do_not_change_by_accident(tmp_path):
     """Every stored layer and every step's identity rest on this: raise the layer format when it changes on purpose."""
     layer = write(tmp_path / "layer", sample())
     assert layer.diff_id[:12] == "e5a655ccb408"
-    assert compressor_version().endswith(", layer format 1")
+    assert compressor_version().endswith(", level 3, blocks of 262144 bytes, layer format 2")
+    assert compressor_version(level=9, block_size=4096).endswith(", level 9, blocks of 4096 bytes, layer format 2")
 
 
 def test_other_programs_read_the_tar(tmp_path):
     layer = write(tmp_path / "layer", sample())
-    raw = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(layer.blob.read_bytes())).read()
+    raw = zstandard.ZstdDecompressor().stream_reader(layer.blob.open("rb"), read_across_frames=True).read()
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
         members = {member.name: member for member in tar}
         assert tar.extractfile("noise").read() == NOISE
@@ -202,10 +201,16 @@ def append(blob, index):
     blob.write_bytes(blob.read_bytes() + b"more")
 
 
+def rewrite(path, change):
+    """Change what stands in an index or a segment, and its sha256 with it."""
+    content = json.loads(path.read_text())["content"]
+    change(content)
+    body = json.dumps(content, separators=(",", ":"))
+    path.write_text(f'{{"sha256":"{hashlib.sha256(body.encode()).hexdigest()}","content":{body}}}')
+
+
 def change_index(blob, index):
-    document = json.loads(index.read_text())
-    document["entries"][2][2] = 0o777
-    index.write_text(json.dumps(document))
+    rewrite(index, lambda content: content["entries"][2].__setitem__(2, 0o777))
 
 
 @pytest.mark.parametrize("damage", [damage_middle, damage_end, append, change_index])
@@ -235,19 +240,23 @@ def test_a_wanted_file_is_verified_by_itself(tmp_path):
         lambda folder: (folder / "index.json").write_text("{"),
         lambda folder: (folder / "index.json").write_text("[]"),
         lambda folder: (folder / "index.json").write_text('{"format": 2}'),
+        lambda folder: rewrite(folder / "index.json", lambda content: content.update(format=1)),
+        lambda folder: rewrite(folder / "index.json", lambda content: content.update(digest="ab")),
+        lambda folder: rewrite(folder / "index.json", lambda content: content["entries"][0].__setitem__(1, "door")),
+        lambda folder: rewrite(folder / "index.json", lambda content: content["entries"][0].__setitem__(2, "1023")),
+        lambda folder: rewrite(folder / "index.json", lambda content: content["entries"][0].pop()),
         lambda folder: (folder / "layer.tar.zst").unlink(),
         lambda folder: (folder / "layer.tar.zst").write_bytes(b"short"),
-        lambda folder: (folder / "index.json").write_text(
-            (folder / "index.json").read_text().replace('"dir"', '"door"')
-        ),
-        lambda folder: (folder / "index.json").write_text((folder / "index.json").read_text().replace("1023", '"m"')),
+        lambda folder: (folder / "index.json").write_text((folder / "index.json").read_text().replace("1023", "1022")),
+        lambda folder: (folder / "index.json").write_text((folder / "index.json").read_text() + "\n"),
     ],
 )
 def test_a_damaged_layer_is_not_opened(tmp_path, damage):
     write(tmp_path / "layer", sample())
     damage(tmp_path / "layer")
-    with pytest.raises(LockError, match="damaged"):
+    with pytest.raises(LockError, match="damaged") as caught:
         read_layer(tmp_path / "layer")
+    assert [finding.rule for finding in caught.value.diagnostics] == ["hash-mismatch"]
 
 
 def test_a_stream_that_fails_leaves_nothing(tmp_path):

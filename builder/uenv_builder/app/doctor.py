@@ -17,7 +17,6 @@ from uenv_builder.system.process import install_hint
 _NEEDED = {
     "apt-get": ("lock", "resolves Debian packages"),
     "gpgv": ("lock", "verifies the mirrors' signatures"),
-    "mksquashfs": ("build", "writes squashfs images"),
 }
 
 

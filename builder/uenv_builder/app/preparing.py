@@ -11,9 +11,8 @@ from uenv_builder.app.selection import Selection
 from uenv_builder.core.environment import compose_environment
 from uenv_builder.core.etc_files import etc_files
 from uenv_builder.core.planning import PlanInputs, make_plan
-from uenv_builder.images.squashfs.mksquashfs import squashfs_tool_version
-from uenv_builder.model.errors import MissingToolError
-from uenv_builder.model.image import ImageConfig
+from uenv_builder.images.squashfs.from_layers import linker_version
+from uenv_builder.model.image import ImageConfig, SquashfsOptions
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.plan import Plan, StepKind
 from uenv_builder.model.recipe import Recipe
@@ -43,7 +42,8 @@ def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
     """Compose environment, generated files and plan; the same recipe, files and lock give the same plan anywhere."""
     contents, sources = added_contents(loaded)
     config = image_config(loaded.recipe, selection, lock)
-    layer_tools = {"zstd": compressor_version()}
+    options = squashfs_options(loaded.recipe)
+    layer_tools = {"zstd": compressor_version(level=options.level, block_size=options.block_size)}
     inputs = PlanInputs(
         recipe=loaded.recipe,
         lock=lock,
@@ -51,16 +51,15 @@ def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
         config=config,
         added=contents,
         generated=etc_files(config),
-        tools={**dict.fromkeys(_LAYERS, layer_tools), "squashfs": _squashfs_tools()},
+        tools={**dict.fromkeys(_LAYERS, layer_tools), "squashfs": {"writer": linker_version()}},
     )
     return Prepared(loaded, selection, lock, inputs, make_plan(inputs), sources)
 
 
-def _squashfs_tools() -> dict[str, str]:
-    try:
-        return {"writer": squashfs_tool_version()}
-    except MissingToolError:
-        return {"writer": "not installed"}
+def squashfs_options(recipe: Recipe) -> SquashfsOptions:
+    """How layers, and with them the squashfs, are compressed."""
+    output = recipe.outputs.squashfs
+    return SquashfsOptions(level=output.level, block_size=output.block_size_kib * 1024)
 
 
 def image_config(recipe: Recipe, selection: Selection, lock: Lock) -> ImageConfig:

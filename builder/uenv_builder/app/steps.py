@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uenv_builder.app.layer_making import LayerMaker
+from uenv_builder.app.preparing import squashfs_options
 from uenv_builder.app.session import Session
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
-from uenv_builder.images.squashfs.mksquashfs import write_squashfs
+from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.model.entry import Entry
-from uenv_builder.model.image import SquashfsOptions
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
@@ -35,6 +35,7 @@ class StepRunner:
         self._layers = LayerMaker(self.session, self.inputs, self.sources)
         self._processors = threading.Semaphore(self.session.jobs)
         self._stopped = threading.Event()
+        self._options = squashfs_options(self.inputs.recipe)
 
     def run(self) -> dict[str, Path]:
         """Run what is missing and return the folder of each step's result, by step id; raises the first failure.
@@ -92,7 +93,9 @@ class StepRunner:
         else:
             entries = self._layers.entries(step, below)
             with self._processors, self.session.listener.task(f"layer {step.name}"):
-                write_layer(self._until_stopped(entries), into)
+                write_layer(
+                    self._until_stopped(entries), into, level=self._options.level, block_size=self._options.block_size
+                )
 
     def _until_stopped(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         # An interruption reaches the main thread only: the others look for it between two files.
@@ -102,12 +105,10 @@ class StepRunner:
             yield entry
 
     def _write_squashfs(self, below: Sequence[Path], into: Path) -> None:
-        output = self.inputs.recipe.outputs.squashfs
         write_squashfs(
             [read_layer(folder) for folder in below],
             into / "image.squashfs",
-            SquashfsOptions(level=output.level, block_size=output.block_size_kib * 1024),
+            self._options,
             epoch=self.inputs.lock.epoch,
-            processors=self.session.jobs,
             listener=self.session.listener,
         )

@@ -1,104 +1,63 @@
-"""Layers in the store: one zstd-compressed tar stream, and beside it an index of what it holds.
+"""Layers in the store: one zstd-compressed tar stream, and beside it what it holds and where.
 
 The index repeats every header of the stream, and each file's sha256: images are planned from indices alone, and a blob
-is read by comparing it with its index, so the two cannot disagree unnoticed.
+is read by comparing it with its index, so the two cannot disagree unnoticed. The stream is cut into frames that can be
+blocks of a squashfs, too: the segment says which are where.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import zstandard
 
 from uenv_builder.model.entry import Entry
-from uenv_builder.model.errors import BuildError, LockError
+from uenv_builder.model.errors import BuildError
 from uenv_builder.model.image import IndexEntry, Layer
+from uenv_builder.model.segment import FilePlace, Segment
 from uenv_builder.system.entry_rules import EntryRules
 from uenv_builder.system.files import write_beside
+from uenv_builder.system.frames import BLOCK_SIZE, FrameWriter
+from uenv_builder.system.layer_index import BLOB, FORMAT, damaged, read_layer, read_segment, write_index
 from uenv_builder.system.tar_stream import END, padding, tar_header
 
-BLOB, INDEX = "layer.tar.zst", "index.json"
-_FORMAT = 1  # of blob and index: raise it whenever the same entries give other bytes
-_JOB_SIZE = 8 << 20  # bytes that one thread compresses at a time; left to zstd, it could change with zstd's defaults
+__all__ = ["compressor_version", "layer_members", "read_files", "read_layer", "read_segment", "write_layer"]
+
+LEVEL = 3
 _CHUNK = 1 << 20
-_FIELDS: tuple[type, ...] = (str, str, int, int, int, int, int, str, str)  # of a row: those of IndexEntry
 Member = tuple[IndexEntry, BinaryIO | None]
-_KINDS = frozenset({"dir", "file", "symlink", "hardlink"})
 
 
-class _Sink(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-
-
-class _DigestingSink:
-    """Passes bytes on, and knows how many they were and their sha256."""
-
-    def __init__(self, out: _Sink) -> None:
-        self._out = out
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        self._out.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-
-def compressor_version() -> str:
+def compressor_version(*, level: int = LEVEL, block_size: int = BLOCK_SIZE) -> str:
     """What a layer's bytes depend on besides its entries: part of the identity of every step that writes one."""
-    return f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, layer format {_FORMAT}"
+    zstd = ".".join(map(str, zstandard.ZSTD_VERSION))
+    return f"zstd {zstd}, level {level}, blocks of {block_size} bytes, layer format {FORMAT}"
 
 
-def write_layer(entries: Iterable[Entry], folder: Path, *, level: int = 3, threads: int = 0) -> Layer:
-    """Write `entries`, in their order, as `layer.tar.zst` and `index.json` in `folder`, which exists.
+def write_layer(
+    entries: Iterable[Entry], folder: Path, *, level: int = LEVEL, block_size: int = BLOCK_SIZE, threads: int = 0
+) -> Layer:
+    """Write `entries`, in their order, as `layer.tar.zst`, `segment.json` and `index.json` in `folder`, which exists.
 
-    The same entries and `level` (zstd's, 1 to 22) give the same bytes for any number of `threads` (0: one for each
-    processor of this process). Raises BuildError for an entry that violates the contract of `Entry`. Nothing has its
-    final name before it is complete; the index comes last.
+    The same entries, `level` (zstd's, 1 to 22) and `block_size` (bytes that a frame holds at most, a power of two from
+    4 KiB to 1 MiB) give the same bytes for any number of `threads` (0: one for each processor of this process). Raises
+    BuildError for an entry that violates the contract of `Entry`. Nothing has its final name before it is complete; the
+    index comes last.
     """
     blob = folder / BLOB
-    with write_beside(blob) as out:
-        compressed = _DigestingSink(out)
-        with _compressor(level, threads).stream_writer(cast("BinaryIO", compressed), closefd=False) as compressing:
-            tar = _DigestingSink(compressing)
-            index = _write_entries(entries, tar)
+    with write_beside(blob) as out, FrameWriter(out, level=level, block_size=block_size, threads=threads) as frames:
+        index, places = _write_entries(entries, frames)
+        frames.close()
     layer = Layer(
-        blob=blob, digest=compressed.sha256.hexdigest(), size=compressed.size, diff_id=tar.sha256.hexdigest(),
+        blob=blob, digest=frames.blob_sha256.hexdigest(), size=frames.size, diff_id=frames.tar_sha256.hexdigest(),
         entries=tuple(index.values()),
     )  # fmt: skip
-    _write_index(layer, folder)
-    return layer
-
-
-def read_layer(folder: Path) -> Layer:
-    """The layer that `write_layer` left in `folder`, from its index alone; the blob's size is compared, not its hash.
-
-    Raises LockError where the layer is damaged or incomplete.
-    """
-    try:
-        document = json.loads((folder / INDEX).read_bytes())
-        if document["format"] != _FORMAT:
-            raise ValueError(f"format {document['format']} is not {_FORMAT}")
-        layer = Layer(
-            blob=folder / BLOB, digest=_hex(document["digest"]), size=document["size"],
-            diff_id=_hex(document["diff_id"]), entries=tuple(map(_index_entry, document["entries"])),
-        )  # fmt: skip
-        found = layer.blob.stat().st_size
-        if found != layer.size:
-            raise ValueError(f"{BLOB} has {found} bytes instead of {layer.size}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, str(error)) from error
+    write_index(layer, Segment(block_size, tuple(frames.units), places), folder)
     return layer
 
 
@@ -118,7 +77,7 @@ def layer_members(layer: Layer, *, verify: bool = True) -> Generator[Member, Non
         while source.read(_CHUNK):
             pass
         if source.sha256.hexdigest() != layer.digest:
-            raise _damaged(layer.blob, f"sha256 is {source.sha256.hexdigest()} instead of {layer.digest}")
+            raise damaged(layer.blob, f"sha256 is {source.sha256.hexdigest()} instead of {layer.digest}")
 
 
 def read_files(layer: Layer, wanted: Callable[[IndexEntry], bool]) -> dict[str, bytes]:
@@ -141,69 +100,62 @@ def read_files(layer: Layer, wanted: Callable[[IndexEntry], bool]) -> dict[str, 
                 missing.remove(entry.path)
                 contents[entry.path] = content.read()
                 if hashlib.sha256(contents[entry.path]).hexdigest() != entry.sha256:
-                    raise _damaged(layer.blob, f"the content of {entry.path!r} is not the one that was written")
+                    raise damaged(layer.blob, f"the content of {entry.path!r} is not the one that was written")
     return {path: contents[source] for path, source in sources.items()}
 
 
-def _compressor(level: int, threads: int) -> zstandard.ZstdCompressor:
-    # zstd cuts its input into jobs as soon as there is one worker, and differently when there is none.
-    workers = threads if threads > 0 else len(os.sched_getaffinity(0))
-    return zstandard.ZstdCompressor(
-        compression_params=zstandard.ZstdCompressionParameters.from_level(
-            level, threads=workers, job_size=_JOB_SIZE, write_content_size=False, write_checksum=False
-        )
-    )
-
-
-def _write_entries(entries: Iterable[Entry], tar: _DigestingSink) -> dict[str, IndexEntry]:
+def _write_entries(entries: Iterable[Entry], frames: FrameWriter) -> tuple[dict[str, IndexEntry], dict[str, FilePlace]]:
     index: dict[str, IndexEntry] = {}
+    places: dict[str, FilePlace] = {}
+    first: dict[str, FilePlace] = {}  # by sha256: what has the same content is in an image once
     rules = EntryRules(index)
     for given in entries:
         entry = rules.accept(given)
-        tar.write(tar_header(entry))
-        sha256 = _write_content(entry, tar) if entry.kind == "file" else ""
+        frames.add(tar_header(entry))
+        sha256 = ""
+        if entry.kind == "file":
+            sha256, place = _write_content(entry, frames)
+            places[entry.path] = first.setdefault(sha256, place)
         index[entry.path] = IndexEntry(
             entry.path, entry.kind, entry.mode, entry.mtime, entry.uid, entry.gid, entry.size, entry.target, sha256
         )
-    tar.write(END)
-    return index
+    frames.add(END)
+    return index, places
 
 
-def _write_content(entry: Entry, tar: _DigestingSink) -> str:
-    digest, left = hashlib.sha256(), entry.size
+def _write_content(entry: Entry, frames: FrameWriter) -> tuple[str, FilePlace]:
     content = entry.content or io.BytesIO()
-    while left and (data := content.read(min(left, _CHUNK))):
+    digest = hashlib.sha256()
+    blocks, rest = divmod(entry.size, frames.block_size)
+    numbers = []
+    for _ in range(blocks):
+        data = _read_exactly(entry, content, frames.block_size)
         digest.update(data)
-        tar.write(data)
-        left -= len(data)
-    if left or content.read(1):
-        raise BuildError(
-            f"{entry.path!r} has {'less' if left else 'more'} content than the {entry.size} bytes announced",
-            rule="layer-entry", hint="the artefact that it comes from is broken, or changed while it was read",
-        )  # fmt: skip
-    tar.write(padding(entry.size))
-    return digest.hexdigest()
+        numbers.append(frames.add_block(data))
+    tail = _read_exactly(entry, content, rest)
+    digest.update(tail)
+    fragment, offset = frames.add_tail(tail) if tail else (-1, 0)
+    if content.read(1):
+        raise _wrong_size(entry, "more")
+    frames.add(padding(entry.size))
+    return digest.hexdigest(), FilePlace(numbers[0] if numbers else 0, blocks, fragment, offset)
 
 
-def _write_index(layer: Layer, folder: Path) -> None:
-    rows = [[getattr(entry, name) for name in IndexEntry.__slots__] for entry in layer.entries]
-    document = {
-        "format": _FORMAT, "digest": layer.digest, "size": layer.size, "diff_id": layer.diff_id, "entries": rows,
-    }  # fmt: skip
-    with write_beside(folder / INDEX) as out:
-        out.write(json.dumps(document, separators=(",", ":")).encode("ascii"))
+def _read_exactly(entry: Entry, content: BinaryIO, size: int) -> bytes:
+    data = content.read(size) if size else b""
+    while len(data) < size:
+        more = content.read(size - len(data))
+        if not more:
+            raise _wrong_size(entry, "less")
+        data += more
+    return data
 
 
-def _index_entry(row: list[str | int]) -> IndexEntry:
-    if tuple(map(type, row)) != _FIELDS or row[1] not in _KINDS:
-        raise ValueError(f"{row!r} describes no entry")
-    return IndexEntry(*row)  # type: ignore[arg-type]  # the line above has compared the types
-
-
-def _hex(text: str) -> str:
-    if len(bytes.fromhex(text)) != 32:
-        raise ValueError(f"{text!r} is no sha256")
-    return text
+def _wrong_size(entry: Entry, comparison: str) -> BuildError:
+    return BuildError(
+        f"{entry.path!r} has {comparison} content than the {entry.size} bytes announced",
+        rule="layer-entry", hint="the artefact that it comes from is broken, or changed while it was read",
+    )  # fmt: skip
 
 
 class _DigestingSource:
@@ -224,26 +176,28 @@ class _TarSource:
 
     def __init__(self, blob: Path, source: _DigestingSource) -> None:
         self._blob = blob
-        reader = zstandard.ZstdDecompressor().stream_reader(cast("BinaryIO", source), closefd=False)
+        reader = zstandard.ZstdDecompressor().stream_reader(
+            cast("BinaryIO", source), read_across_frames=True, closefd=False
+        )
         self._stream = cast("BinaryIO", io.BufferedReader(reader, _CHUNK))
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes, never less."""
         data = self._decompress(size)
         if len(data) != size:
-            raise _damaged(self._blob, "the tar stream ends too early")
+            raise damaged(self._blob, "the tar stream ends too early")
         return data
 
     def close(self) -> None:
         """Read the end of the stream."""
         if self._decompress(len(END) + 1) != END:
-            raise _damaged(self._blob, "the tar stream does not end where the index says")
+            raise damaged(self._blob, "the tar stream does not end where the index says")
 
     def _decompress(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
         except zstandard.ZstdError as error:
-            raise _damaged(self._blob, str(error)) from error
+            raise damaged(self._blob, str(error)) from error
 
 
 class _Content(io.RawIOBase):
@@ -274,7 +228,7 @@ def _members(layer: Layer, tar: _TarSource) -> Generator[Member, None, None]:
     for entry in layer.entries:
         header = tar_header(entry)
         if tar.read(len(header)) != header:
-            raise _damaged(layer.blob, f"the tar stream and the index differ at {entry.path!r}")
+            raise damaged(layer.blob, f"the tar stream and the index differ at {entry.path!r}")
         if entry.kind != "file":
             yield entry, None
             continue
@@ -289,11 +243,4 @@ def _open_blob(layer: Layer) -> BinaryIO:
     try:
         return layer.blob.open("rb")
     except OSError as error:
-        raise _damaged(layer.blob, str(error)) from error
-
-
-def _damaged(place: Path, reason: str) -> LockError:
-    return LockError(
-        f"{place}: the stored layer is damaged: {reason}", rule="hash-mismatch",
-        hint="`uenv cache verify` drops it; build again",
-    )  # fmt: skip
+        raise damaged(layer.blob, str(error)) from error

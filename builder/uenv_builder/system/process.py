@@ -18,7 +18,6 @@ _DEBIAN_PACKAGES = {
     "apt-cache": "apt",
     "bwrap": "bubblewrap",
     "gpgv": "gpgv",
-    "mksquashfs": "squashfs-tools",
     "mount": "mount",
     "qemu-aarch64": "qemu-user-static",
     "qemu-x86_64": "qemu-user-static",
