@@ -47,6 +47,8 @@ def check_plugin_interface(subject: Subject) -> Iterator[Finding]:
     by_host, common = plugin.origin == "system", set(loads) & set(exports)
     name = f"the hook's aws-ofi-nccl {plugin.text}" if by_host else f"aws-ofi-nccl {plugin.text}"
     at = nccl.at if by_host else plugin.at
+    if common and max(common) == max(loads):
+        return
     choice = choose_nccl(subject) if by_host else choose_plugin(subject) or choose_nccl(subject)
     if not common:
         yield Finding(
@@ -54,7 +56,7 @@ def check_plugin_interface(subject: Subject) -> Iterator[Finding]:
             f"loads v{min(loads)} to v{max(loads)}: NCCL would go on over TCP without saying so",
             at=at, hint=choice,
         )  # fmt: skip
-    elif max(common) < max(loads):
+    else:
         message = f"{name} and NCCL {nccl.text} meet at net-plugin interface v{max(common)}, and NCCL has v{max(loads)}"
         easy = f"nothing has to change; to have the newest interface, {choice or 'ask the site'}"
         yield Finding(
@@ -76,18 +78,17 @@ def check_plugin_nccl(subject: Subject) -> Iterator[Finding]:
 
 
 def check_plugin_libfabric(subject: Subject) -> Iterator[Finding]:
-    """A libfabric that is older than the plugin asks for."""
+    """A libfabric of the image that is older than its plugin asks for."""
     plugin, libfabric = find_plugin(subject), subject.libfabric
     needs = find_needs(plugin.version) if plugin else None
-    if plugin is None or libfabric is None or needs is None or "recipe" not in {plugin.origin, libfabric.origin}:
+    # Beside hooks no part of the image's own can stay.
+    if plugin is None or libfabric is None or needs is None or subject.by_hooks:
         return
     if libfabric.version < Version(needs.libfabric) and not any(check_libfabric_cxi(subject)):
-        ours = libfabric.origin == "recipe"
         yield Finding(
             message=f"aws-ofi-nccl {plugin.text} needs libfabric {needs.libfabric} or newer, and this is "
             f"{libfabric.text}",
-            at=libfabric.at if ours else plugin.at, hint=choose_libfabric(subject) if ours else None,
-            source=needs.source,
+            at=libfabric.at, hint=choose_libfabric(subject), source=needs.source,
         )  # fmt: skip
 
 
