@@ -575,7 +575,7 @@ BAD = [
     ({"libfabric": "1.22.0"}, "libfabric", "error", "CXI_MAP_IOVA_ALLOC", "libfabric 2.1.0", "2.1.0"),
     ({"libcxi": "14.0.0"}, "libcxi", "warning", "libcxi 14", "the host's own", "13.1.0"),
     ({"aws_ofi_nccl": "1.21.0"}, "aws_ofi_nccl", "warning", "libcudart", "1.21.1", "1.21.1"),
-    ({"aws_ofi_nccl": "1.17.0", "cuda": "13.0"}, "aws_ofi_nccl", "warning", "CUDA 13", "1.17.1", "1.17.1"),
+    ({"aws_ofi_nccl": "1.17.0", "cuda": "13.0"}, "aws_ofi_nccl", "warning", "CUDA 13", "1.20.0", "1.20.0"),
     ({"nccl": "2.26.2", "cuda": "13.0"}, "nccl", "warning", "from 2.27 on", "that torch", "2.30.7"),
 ]
 
