@@ -480,7 +480,8 @@ class _NotedPins:
         self._pins, self._note = pins, note
 
     def __getattr__(self, name: str) -> object:
-        self._note(("component", name))
+        if name in Pins.model_fields:
+            self._note(("component", name))
         return getattr(self._pins, name)
 
 
@@ -726,6 +727,9 @@ def _change_network(case: _Case, component: str) -> Iterator[str]:
     elif "image" in system.networks:
         what = f"pins of {component} and of the network stack around it"
         yield f"`network: image` with {what}, all the image's own; {refuses}"
+    else:
+        modes = ", ".join(system.networks)
+        yield f"a target on another system: the network modes of this one ({modes}) know no {component}"
 
 
 def _change_wheel(case: _Case, name: str, chains: list[Chain]) -> Iterator[str]:

@@ -69,7 +69,7 @@ def _refuse_recipe(name: str) -> None:
 
 
 def _explain_component(recipe: str, component: str, uarch: str | None) -> tuple[Document, list[str]]:
-    from uenv_builder.app.component_explaining import explain_component  # noqa: PLC0415  (for components only)
+    from uenv_builder.app.component_explaining import explain_component
 
     path, explanations = explain_component(recipe, component, uarch=uarch)
     document: Document = {

@@ -132,8 +132,9 @@ def link_wheels(
 
 
 def _read_line(line: str) -> tuple[Requirement, str] | None:
+    text = " ".join(line.split())
     try:
-        return Requirement(line), " ".join(line.split())
+        return Requirement(text), text
     except InvalidRequirement:
         return None
 
