@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from uenv_builder.model.errors import BuildError, LockError
-from uenv_builder.system import store_entries
+from uenv_builder.system import store_index
 from uenv_builder.system.events import Silent
 from uenv_builder.system.files import TEMPORARY, lock_file
-from uenv_builder.system.store import Collected, Damage, Store
+from uenv_builder.system.store import Damage, Limits, References, Store
 from uenv_builder.system.store_entries import step_lock
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -64,7 +64,14 @@ FILLED_BYTES = 200_002
 
 def everything(store: Store) -> list[str]:
     found = (path for path in store.root.rglob("*") if path.is_file() and path.parent.name != "locks")
-    return sorted(str(path.relative_to(store.root)) for path in found)
+    return sorted(str(path.relative_to(store.root)) for path in found if path != store.root / "index.json")
+
+
+def collect(store: Store, *, downloads=(), steps=(), **limits) -> tuple[int, int]:
+    """How many entries a clean-up removed that was not held up, and how many bytes."""
+    collected = store.collect(Limits(**limits), keep=References.of(steps, downloads))
+    assert not collected.blocked
+    return collected.removed, collected.freed_bytes
 
 
 def flip_bit(path: Path) -> None:
@@ -196,8 +203,8 @@ def test_collect_by_age(store):
     )
     store.step("ab" * 32, fill)
     make_older(store.step(STEP, fill), 9 * HOUR)
-    assert store.collect(keep={kept}) == Collected(0, 0)
-    assert store.collect(keep={kept}, older_than_seconds=2 * HOUR) == Collected(2, 3 + FILLED_BYTES)
+    assert collect(store) == (0, 0)
+    assert collect(store, downloads=[kept], older_than=2 * HOUR) == (2, 3 + FILLED_BYTES)
     assert not store.has_download(old, 3)
     assert store.has_download(kept, 5)
     assert store.has_download(new, 5)
@@ -205,24 +212,87 @@ def test_collect_by_age(store):
     assert store.step_folder("ab" * 32) is not None
 
 
-def test_collect_by_size_takes_the_least_recently_used(store):
+def test_collect_by_size_takes_downloads_first_and_of_these_the_least_recently_used(store):
     sums = [put(store, bytes([number]) * 1000, age=(9 - number) * HOUR) for number in range(5)]
     make_older(store.step(STEP, fill), 9.5 * HOUR)
     assert store.has_download(sums[1], 1000)  # now the most recently used
-    assert store.collect(keep={STEP}, max_bytes=FILLED_BYTES + 2500) == Collected(3, 3000)
+    assert collect(store, max_bytes=FILLED_BYTES + 2500) == (3, 3000)
     assert [store.has_download(sha256, 1000) for sha256 in sums] == [False, True, False, False, True]
     assert store.step_folder(STEP) is not None
-    assert store.collect(max_bytes=FILLED_BYTES + 2000) == Collected(0, 0)
-    assert store.collect(keep=set(sums), max_bytes=0) == Collected(1, FILLED_BYTES)
-    assert store.collect(max_bytes=0) == Collected(2, 2000)
+    assert collect(store, max_bytes=FILLED_BYTES + 2000) == (0, 0)
+    assert collect(store, downloads=sums, max_bytes=0) == (1, FILLED_BYTES)
+    assert collect(store, max_bytes=0) == (2, 2000)
     assert everything(store) == []
+
+
+def test_a_dry_run_says_what_a_clean_up_does_and_does_nothing(store):
+    put(store, b"old", age=9 * HOUR)
+    put(store, b"given up", part=True, age=25 * HOUR)
+    make_older(store.step(STEP, fill), 9 * HOUR)
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    limits = Limits(max_bytes=0)
+    planned = store.collect(limits, dry_run=True)
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    done = store.collect(limits)
+    assert (done.removals, done.freed_bytes) == (planned.removals, planned.freed_bytes)
+    assert done.removed == 3
+    assert [found.reason for found in done.removals] == ["leftover", "makes room", "makes room"]
+
+
+def result(store: Store, number: int, label: str = "", *, age: float = 0.0) -> str:
+    """A stored result of 1000 bytes and its label, last used `age` seconds ago; its id."""
+    step_id = f"{number:02x}" * 32
+    path = store.step(step_id, lambda folder: (folder / "data").write_bytes(bytes(1000)), label=label)
+    make_older(path, age)
+    return step_id
+
+
+def test_the_last_of_each_label_stay(store):
+    numpy = [result(store, number, "wheel numpy", age=number * HOUR) for number in range(1, 5)]
+    torch = [result(store, number, "wheel torch", age=number * HOUR) for number in range(5, 7)]
+    download = put(store, b"old", age=99 * HOUR)
+    done = store.collect(Limits(keep_last=2))
+    assert sorted(found.key for found in done.removals) == numpy[2:]
+    assert {found.reason for found in done.removals} == {"not among the last"}
+    assert all(store.step_folder(step) for step in [*numpy[:2], *torch])
+    assert store.has_download(download, 3)
+
+
+def test_the_last_stay_also_where_they_are_old_or_too_much(store):
+    steps = [result(store, number, "wheel numpy", age=number * HOUR) for number in range(1, 4)]
+    assert collect(store, keep_last=1, max_bytes=0, older_than=1.0)[0] == 2
+    assert [store.step_folder(step) is not None for step in steps] == [True, False, False]
+    assert collect(store, keep_last=0)[0] == 1
+
+
+def test_results_without_a_label_count_by_what_they_hold(store):
+    for number, name in enumerate(["image.squashfs", "layer.tar.zst", "layer.tar.zst", "tree", "oci"]):
+        make_older(store.step(f"{number:02x}" * 32, lambda folder, name=name: (folder / name).touch()), number * HOUR)
+    [removal] = store.collect(Limits(keep_last=1)).removals
+    assert removal.key == "02" * 32
+
+
+def large_content(folder: Path) -> None:
+    (folder / "blob").write_bytes(random.Random(2).randbytes(1 << 20))
+
+
+def test_what_two_results_hold_as_one_file_counts_once_and_goes_with_the_last(store):
+    first = store.step("01" * 32, large_content)
+    second = store.step("02" * 32, lambda folder: os.link(first / "blob", folder / "again"))
+    size = 1 << 20
+    assert store.info().step_bytes == size
+    assert store.collect(Limits(max_bytes=size)).removed == 0
+    make_older(first, HOUR)
+    assert collect(store, older_than=60.0) == (1, 0)
+    assert (second / "again").stat().st_size == size
+    assert collect(store, max_bytes=0) == (1, size)
 
 
 def test_using_a_step_makes_it_recent(store):
     for use in (store.step_folder, lambda step_id: store.step(step_id, fill)):
         make_older(store.step(STEP, fill), 9 * HOUR)
         use(STEP)
-        assert store.collect(older_than_seconds=HOUR).removed == 0
+        assert collect(store, older_than=HOUR) == (0, 0)
 
 
 def _use(root: Path, pipe) -> None:
@@ -254,21 +324,23 @@ def test_nothing_is_collected_while_another_process_uses_the_store(store):
     make_older(store.step(STEP, fill), 9 * HOUR)
     with in_process(_use, store.root) as (child, pipe):
         assert pipe.poll(60)
-        assert store.collect(older_than_seconds=HOUR, max_bytes=0) == Collected(1, 8, busy=True)
+        collected = store.collect(Limits(older_than=HOUR, max_bytes=0))
+        assert (collected.removed, collected.freed_bytes) == (1, 8)
+        assert f"process {child.pid}" in collected.blocked
         assert store.has_download(sha256, 3)
         assert store.step_folder(STEP) is not None
         with store.in_use():  # any number use it at once
-            assert store.collect(max_bytes=0).busy
+            assert store.collect(Limits(max_bytes=0)).blocked
         os.kill(child.pid, signal.SIGKILL)
         child.join(60)
-        assert store.collect(max_bytes=0) == Collected(2, 3 + FILLED_BYTES)
+        assert collect(store, max_bytes=0) == (2, 3 + FILLED_BYTES)
 
 
 def test_a_build_in_this_process_counts_as_use(store):
     sha256 = put(store, b"old", age=9 * HOUR)
 
     def build(folder):
-        assert store.collect(max_bytes=0).busy
+        assert store.collect(Limits(max_bytes=0)).blocked
         fill(folder)
 
     store.step(STEP, build)
@@ -295,14 +367,16 @@ def test_in_use_waits_for_a_clean_up(store):
 
 def test_leftovers_are_removed_and_work_under_way_is_not(store):
     young = put(store, b"half", part=True)
+    held = put(store, b"held", part=True, age=25 * HOUR)
     put(store, b"given up", part=True, age=25 * HOUR)
-    left = store.root / "steps" / STEP[:2] / f"{TEMPORARY}{STEP}-abc"
+    left = store.root / "steps" / STEP[:2] / f"{TEMPORARY}{STEP}-b-host-1-abc-xyz"
     left.mkdir(parents=True)
     (left / "layer").write_bytes(b"123")
-    with lock_file(step_lock(store.root, STEP)):
-        assert store.collect() == Collected(1, 8)
-        assert left.is_dir()
-    assert store.collect() == Collected(1, 3)
+    with lock_file(store.root / "locks" / f"download-{held}"):
+        assert collect(store) == (1, 8)
+    assert left.is_dir()  # nobody knows whose it is: it may just have begun
+    make_older(left, 25 * HOUR)
+    assert collect(store) == (2, 7)
     assert not left.exists()
     assert store.info().partial_bytes == 4
     assert everything(store) == [f"downloads/{young[:2]}/{young}.part"]
@@ -311,24 +385,24 @@ def test_leftovers_are_removed_and_work_under_way_is_not(store):
 def test_a_leftover_of_a_clean_up_is_in_nobodys_way(store):
     """Killed while it removed a step, which was then built again, damaged and collected again."""
     store.step(STEP, fill)
-    away = store.root / "steps" / STEP[:2] / f"{TEMPORARY}{STEP}"
+    away = store.root / "steps" / STEP[:2] / f"{TEMPORARY}{STEP}-gone-abcd"
     away.mkdir()
     (away / "layer").write_bytes(b"123")
-    assert store.collect(max_bytes=0) == Collected(2, 3 + FILLED_BYTES)
+    assert collect(store, max_bytes=0) == (2, 3 + FILLED_BYTES)
     assert everything(store) == []
 
 
 def test_what_vanishes_while_it_is_listed_is_no_error(store, monkeypatch):
     put(store, b"one")
     gone = store.download_path(put(store, b"two"))
-    real = store_entries._size
+    real = store_index._measure
 
-    def size(path):
+    def measure(path):
         if path == gone:
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(store_entries, "_size", size)
+    monkeypatch.setattr(store_index, "_measure", measure)
     assert store.info().downloads == 1
 
 
@@ -336,7 +410,7 @@ def test_clean_ups_remove_the_locks_that_nobody_holds(store):
     store.step(STEP, fill)
     assert step_lock(store.root, STEP).exists()
     store.collect()
-    assert [path.name for path in (store.root / "locks").iterdir()] == ["in-use"]
+    assert sorted(path.name for path in (store.root / "locks").iterdir()) == ["in-use", "readers"]
     assert store.step_folder(STEP) is not None
 
 
@@ -398,8 +472,8 @@ def test_a_killed_build_is_done_again(store, waits):
     assert len(listener.notes) == waits
     assert (path / "layer").stat().st_size == 100_000
     assert store.verify(Silent()) == []
-    assert store.collect() == Collected(1, 4)
     assert [entry.name for entry in path.parent.iterdir()] == [STEP]
+    assert list((store.root / "users").iterdir()) == []
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

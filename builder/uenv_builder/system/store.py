@@ -3,47 +3,54 @@
     downloads/ab/abcd...          a whole file whose sha256 is its name
     downloads/ab/abcd....part     what has come of one so far
     steps/ab/abcd.../             a step's result, with sums.json: the size and sha256 of each of its files
-    steps/ab/.tmp-abcd...-xyz/    a step under way, or what a killed process left of one
+    steps/ab/.tmp-abcd...-USER-x/ a step that USER has under way, or has left when it was killed
+    users/USER.json               a process at work, and what it refers to
+    roots/....json                a build's folder or a lock, and what it refers to
     locks/                        empty files that processes hold locks on
+    index.json                    sizes, remembered; may be removed
 
 What is in its place is whole: files and folders are renamed there when they are done, so a process may be killed at
-any moment and several may work at once. That asks of the file system an atomic rename, and flock among the processes
-that build the same step at the same time (without it they do the work twice, to the same result, and nothing is cleaned
-up). Nothing is mapped into memory.
+any moment and several may work at once, on several hosts. What that asks of the file system, and what happens where it
+does not give it, is in docs/explanation/store.md. Nothing is mapped into memory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from uenv_builder.model.errors import LockError
+from uenv_builder.model.errors import BuildError, LockError, UenvError
 from uenv_builder.system.events import Listener, Silent
-from uenv_builder.system.files import TEMPORARY, explained, lock_file, remove_tree, replace_folder, sha256_of, try_lock
-from uenv_builder.system.store_entries import (
-    SUMS,
-    StoredEntry,
-    list_entries,
-    step_damage,
-    step_lock,
-    write_sums,
-)
+from uenv_builder.system.files import explained, lock_file, sha256_of, write_text
+from uenv_builder.system.store_collect import CleanUp, Collected, Limits, Removal
+from uenv_builder.system.store_entries import LABEL, PART, SUMS, References, step_lock, write_sums
+from uenv_builder.system.store_index import content_size, list_entries, read_index
+from uenv_builder.system.store_leftovers import remove_away, take_away, tidy_after_the_dead
+from uenv_builder.system.store_presence import Presence, presence_in
+from uenv_builder.system.store_roots import RootKind, make_root, write_root
+from uenv_builder.system.store_users import unfinished_prefix
+from uenv_builder.system.store_verify import Damage, Verifier
 
-_PART_AGE = 86400.0
-"""Seconds after which a partial download counts as given up."""
+__all__ = ["Collected", "Damage", "Limits", "References", "Removal", "Store", "StoreInfo"]
+
+_ATTEMPTS = 3
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTEMPTY}
 
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """How much the store holds, in numbers of entries and in bytes of content."""
+    """How much the store holds, in numbers of entries and in bytes of content; what several results hold counts once.
+
+    `unfinished` are results under way, or left by processes that were killed.
+    """
 
     root: str
     downloads: int
@@ -52,23 +59,8 @@ class StoreInfo:
     partial_bytes: int
     steps: int
     step_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """An entry that was not what it should be, and has been dropped."""
-
-    entry: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What a clean-up removed; `busy` says that a build was running, so that only leftovers were removed."""
-
-    removed: int
-    freed_bytes: int
-    busy: bool = False
+    unfinished: int
+    roots: int
 
 
 class Store:
@@ -78,10 +70,10 @@ class Store:
         self.root = root.absolute()
 
     @classmethod
-    def default(cls) -> Store:
-        """The store at $UENV_CACHE, else in the user's cache folder (XDG)."""
-        configured = os.environ.get("UENV_CACHE")
-        return cls(Path(configured).expanduser() if configured else platformdirs.user_cache_path("uenv-builder"))
+    def default(cls, configured: str = "") -> Store:
+        """The store at $UENV_CACHE, else at `configured`, else in the user's cache folder (XDG)."""
+        place = os.environ.get("UENV_CACHE") or configured
+        return cls(Path(place).expanduser() if place else platformdirs.user_cache_path("uenv-builder"))
 
     def download_path(self, sha256: str) -> Path:
         """Where the file with this sha256 lies, or would lie."""
@@ -89,6 +81,7 @@ class Store:
 
     def has_download(self, sha256: str, size: int) -> bool:
         """Whether it is there, by its size in bytes; marks it as used."""
+        self._presence.refer(References.of(downloads=[sha256]))
         path = self.download_path(sha256)
         try:
             found = path.stat().st_size == size
@@ -103,33 +96,39 @@ class Store:
 
         Raises LockError, rule `hash-mismatch` where it is damaged and `not-in-store` where it is not there.
         """
+        self._presence.refer(References.of(downloads=[sha256]))
         path = self.download_path(sha256)
         if not path.is_file():
             raise LockError(
                 f"{path}: is not in the store", rule="not-in-store", hint="run without --offline to fetch it"
             )
-        if path.stat().st_size != size or sha256_of(path) != sha256:
-            path.unlink(missing_ok=True)
-            raise LockError(
-                f"{path}: is not what its name says, and was dropped", rule="hash-mismatch",
-                hint="run the command again: it is fetched anew",
-            )  # fmt: skip
+        with explained(path):
+            if path.stat().st_size != size or sha256_of(path) != sha256:
+                path.unlink(missing_ok=True)
+                raise LockError(
+                    f"{path}: is not what its name says, and was dropped", rule="hash-mismatch",
+                    hint="run the command again: it is fetched anew",
+                )  # fmt: skip
         _touch(path)
         return path
 
     def step_folder(self, step_id: str) -> Path | None:
         """The folder of a step's result, or None where there is none; marks it as used."""
+        self._presence.refer(References.of(steps=[step_id]))
         path = self._step_path(step_id)
         if not (path / SUMS).is_file():
             return None
         _touch(path)
         return path
 
-    def step(self, step_id: str, build: Callable[[Path], None], *, listener: Listener | None = None) -> Path:
+    def step(
+        self, step_id: str, build: Callable[[Path], None], *, listener: Listener | None = None, label: str = ""
+    ) -> Path:
         """The folder of a step's result: the stored one, else the one that `build` fills.
 
         Two processes that build the same step do so one after the other; the second finds the first one's result.
-        Raises what `build` raises, and then keeps nothing; OSErrors of files become BuildErrors.
+        `label` says, in one line, what the result is one of (`wheel numpy`): clean-ups keep the last of each. Raises
+        what `build` raises, and then keeps nothing; OSErrors of files become BuildErrors.
         """
         if (found := self.step_folder(step_id)) is not None:
             return found
@@ -141,130 +140,135 @@ class Store:
         with self.in_use(), lock_file(step_lock(self.root, step_id), waiting=waiting):
             if (found := self.step_folder(step_id)) is not None:
                 return found
-            path = self._step_path(step_id)
-            with replace_folder(path) as folder:
-                build(folder)
-                write_sums(folder)
-            return path
+            return self._make(step_id, build, label)
+
+    def _make(self, step_id: str, build: Callable[[Path], None], label: str) -> Path:
+        path = self._step_path(step_id)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = Path(tempfile.mkdtemp(prefix=unfinished_prefix(step_id, self._presence.name), dir=path.parent))
+            try:
+                build(new)
+                if label:
+                    write_text(new / LABEL, f"{label}\n")
+                write_sums(new)
+                new.chmod(0o755)  # mkdtemp's folders are private
+                _place(new, path)
+            except (OSError, UenvError) as error:
+                if not new.is_dir():
+                    raise _taken_for_dead(path) from error
+                raise
+            finally:
+                if new.is_dir():
+                    remove_away(new)
+        return path
 
     def _step_path(self, step_id: str) -> Path:
         return self.root / "steps" / step_id[:2] / step_id
 
     @property
-    def _use_lock(self) -> Path:
-        return self.root / "locks" / "in-use"
+    def _presence(self) -> Presence:
+        return presence_in(self.root)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """While the body runs, no clean-up removes what the store holds; waits for one that is under way."""
-        with lock_file(self._use_lock, shared=True):
+    def in_use(self, references: References | None = None) -> Iterator[None]:
+        """While the body runs, no clean-up removes `references`, and what is looked for beyond them.
+
+        Without them, nothing is removed but leftovers; within another `in_use` of this process, its references hold.
+        Waits for a clean-up that is under way. Removes what dead processes have left. Raises BuildError.
+        """
+        if self._presence.enter(references):
+            with contextlib.suppress(OSError):
+                tidy_after_the_dead(self.root)
+        try:
             yield
+        finally:
+            self._presence.leave()
+
+    def add_root(self, kind: RootKind, path: Path, references: References, *, plan: str = "") -> None:
+        """Keep `references` from now on: for a build, as long as the manifest in the folder `path` names `plan`; for a
+        lock, as long as the file is there.
+
+        To be called before the build's folder is put in its place, within the `in_use` that it is put there in: until
+        that ends, the folder need not be there. Raises BuildError; in a store that may only be read, nothing is kept.
+        """
+        with self.in_use(references):
+            if self._presence.name:
+                write_root(self.root, make_root(kind, path, references, plan=plan, user=self._presence.name))
 
     def info(self) -> StoreInfo:
-        """Counts and bytes by kind."""
-        entries = list_entries(self.root)
-        sizes = {kind: [entry.size for entry in entries if entry.kind == kind] for kind in ("download", "part", "step")}
-        return StoreInfo(
-            root=str(self.root),
-            downloads=len(sizes["download"]),
-            download_bytes=sum(sizes["download"]),
-            partial_downloads=len(sizes["part"]),
-            partial_bytes=sum(sizes["part"]),
-            steps=len(sizes["step"]),
-            step_bytes=sum(sizes["step"]),
+        """Counts and bytes by kind, from the store's index as far as it holds."""
+        index = read_index(self.root)
+        downloads, steps = (
+            [size for place, folder in index.items() if place.startswith(family) for size in folder.sizes.values()]
+            for family in ("downloads", "steps")
         )
+        unfinished = [self.root / place / name for place, folder in index.items() for name in folder.unfinished]
+        parts = [path for path in unfinished if path.suffix == PART]
+        return StoreInfo(
+            root=str(self.root), downloads=len(downloads), download_bytes=content_size(downloads),
+            partial_downloads=len(parts), partial_bytes=sum(map(_length, parts)),
+            steps=len(steps), step_bytes=content_size(steps), unfinished=len(unfinished) - len(parts),
+            roots=sum(1 for path in (self.root / "roots").glob("*.json") if path.name[0] != "."),
+        )  # fmt: skip
 
-    def verify(self, listener: Listener) -> list[Damage]:
-        """Read everything, drop what is damaged, and say what that was. Partial downloads are verified on their way."""
-        with self.in_use():
-            entries = list_entries(self.root)
+    def verify(self, listener: Listener, *, jobs: int = 1) -> list[Damage]:
+        """Read everything in `jobs` threads, drop what is damaged, and say what that was.
+
+        Partial downloads are verified on their way. Clean-ups and builds go on meanwhile.
+        """
+        if not self.root.is_dir():
+            return []
+        with self.in_use(References()):
+            entries = list_entries(self.root, read_index(self.root, fresh=True))
+            verifier = Verifier(listener, jobs)
             downloads = [entry for entry in entries if entry.kind == "download"]
             steps = [entry for entry in entries if entry.kind == "step"]
             return [
-                *self._verify("verifying downloads", downloads, _download_damage, listener),
-                *self._verify("verifying layers and images", steps, lambda entry: step_damage(entry.path), listener),
+                *verifier.verify("verifying downloads", downloads),
+                *verifier.verify("verifying layers and images", steps),
             ]
-
-    def _verify(
-        self,
-        title: str,
-        entries: Sequence[StoredEntry],
-        find_damage: Callable[[StoredEntry], str | None],
-        listener: Listener,
-    ) -> Iterator[Damage]:
-        with listener.task(title, sum(entry.size for entry in entries)) as task:
-            for entry in entries:
-                reason = find_damage(entry)
-                # An entry that somebody writes at this moment is replaced by what they write.
-                if reason is not None and self._drop(entry):
-                    yield Damage(f"{entry.kind} {entry.key}", reason)
-                task.advance(entry.size)
 
     def collect(
         self,
+        limits: Limits | None = None,
         *,
-        keep: AbstractSet[str] = frozenset(),
-        older_than_seconds: float | None = None,
-        max_bytes: int | None = None,
+        keep: References | None = None,
+        forget_hosts: Sequence[str] = (),
+        dry_run: bool = False,
     ) -> Collected:
-        """Remove what killed processes left; then, least recently used first, what is older than the limit or too much.
+        """Remove what dead processes left; then what is over the `limits` and nobody refers to, least used first.
 
-        `keep` are sha256 of downloads and ids of steps that stay. While a build uses the store, only leftovers go.
+        `forget_hosts` are patterns of hosts whose builds and locks, where they cannot be seen from here, count as gone.
+        Raises BuildError.
         """
-        removed = self._remove_leftovers()
-        with try_lock(self._use_lock) as alone:
-            if alone:
-                removed += self._remove_entries(keep, older_than_seconds, max_bytes)
-                self._remove_locks()
-        return Collected(len(removed), sum(removed), busy=not alone)
+        clean_up = CleanUp(self.root, limits or Limits(), keep or References(), forget_hosts, dry_run)
+        return clean_up.run()
 
-    def _remove_leftovers(self) -> list[int]:
-        now = time.time()
-        return [
-            entry.size
-            for entry in list_entries(self.root)
-            if (entry.kind == "leftover" or (entry.kind == "part" and now - entry.used > _PART_AGE))
-            and self._drop(entry)
-        ]
 
-    def _remove_entries(
-        self, keep: AbstractSet[str], older_than_seconds: float | None, max_bytes: int | None
-    ) -> list[int]:
-        removed: list[int] = []
-        entries = sorted(list_entries(self.root), key=lambda entry: (entry.used, entry.key))
-        total = sum(entry.size for entry in entries)
-        now = time.time()
-        for entry in entries:
-            too_old = older_than_seconds is not None and now - entry.used > older_than_seconds
-            too_much = max_bytes is not None and total > max_bytes
-            if entry.key not in keep and (too_old or too_much) and self._drop(entry):
-                total -= entry.size
-                removed.append(entry.size)
-        return removed
+def _place(new: Path, path: Path) -> None:
+    """Put a finished result in its place, unless somebody else has put the same one there."""
+    for _ in range(_ATTEMPTS):
+        try:
+            new.rename(path)
+        except OSError as error:
+            # On NFS, a rename whose answer was lost is asked for again, and refused though it was done.
+            if (path / SUMS).is_file():
+                return
+            if error.errno not in _IN_THE_WAY:
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                remove_away(take_away(path))  # what has lost its sums is no result
+        else:
+            return
+    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
 
-    def _remove_locks(self) -> None:
-        for path in (self.root / "locks").iterdir():
-            if path != self._use_lock:
-                with try_lock(path) as ours:
-                    if ours:
-                        path.unlink(missing_ok=True)
 
-    def _drop(self, entry: StoredEntry) -> bool:
-        """Remove an entry, unless somebody holds its lock; says whether it was removed."""
-        with try_lock(entry.lock) as ours:
-            if not ours or not entry.path.exists():
-                return False
-            with explained(entry.path):
-                if entry.kind == "step":
-                    # Renamed first: a reader sees all of it or nothing, and a process that dies here leaves a leftover.
-                    away = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{entry.key}-", dir=entry.path.parent))
-                    entry.path.rename(away)
-                    remove_tree(away)
-                elif entry.path.is_dir():
-                    remove_tree(entry.path)
-                else:
-                    entry.path.unlink(missing_ok=True)
-            return True
+def _taken_for_dead(path: Path) -> BuildError:
+    return BuildError(
+        f"{path}: what this build had not finished was removed: another host had no sign of life of it for an hour",
+        rule="file-system", hint="run the build again; what was finished is in the store",
+    )  # fmt: skip
 
 
 def _touch(path: Path) -> None:
@@ -274,8 +278,8 @@ def _touch(path: Path) -> None:
         return
 
 
-def _download_damage(entry: StoredEntry) -> str | None:
+def _length(path: Path) -> int:
     try:
-        return None if sha256_of(entry.path) == entry.key else "its content has another sha256"
-    except OSError as error:
-        return f"cannot be read: {error}"
+        return path.lstat().st_size
+    except OSError:
+        return 0

@@ -1,27 +1,52 @@
-"""What lies in a store, read from its folders; others may add and remove entries at the same time."""
+"""What a store holds: its kinds of entries, the locks for writing them, and the sums by which results are judged."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from uenv_builder.system.files import TEMPORARY, sha256_of, write_json
+from uenv_builder.system.files import sha256_of, write_json
 
 SUMS = "sums.json"
+LABEL = "label"
+"""The file in a result that says, in one line, what it is one of: `--keep-last` counts by it."""
 PART = ".part"
 
 EntryKind = Literal["download", "part", "step", "leftover"]
 
 
 @dataclass(frozen=True, slots=True)
+class References:
+    """Ids of steps and sha256 of downloads that somebody refers to."""
+
+    steps: frozenset[str] = frozenset()
+    downloads: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, steps: Iterable[str] = (), downloads: Iterable[str] = ()) -> References:
+        """These."""
+        return cls(frozenset(steps), frozenset(downloads))
+
+    def __or__(self, other: References) -> References:
+        return References(self.steps | other.steps, self.downloads | other.downloads)
+
+    def __le__(self, other: References) -> bool:
+        return self.steps <= other.steps and self.downloads <= other.downloads
+
+    def __contains__(self, entry: StoredEntry) -> bool:
+        return entry.key in (self.steps if entry.kind == "step" else self.downloads)
+
+
+@dataclass(frozen=True, slots=True)
 class StoredEntry:
     """A file or folder of the store. `key` is a download's sha256 or a step's id; `used` is in seconds since the epoch.
 
-    `lock` is the path of the lock that whoever writes or removes the entry holds.
+    `size` are the bytes of its content, without that in `shared`: bytes by sha256 of large files, which other entries
+    may hold as hard links to the same. `lock` is the path of the lock that whoever writes the entry holds.
     """
 
     kind: EntryKind
@@ -30,6 +55,12 @@ class StoredEntry:
     size: int
     used: float
     lock: Path
+    shared: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def whole_size(self) -> int:
+        """Bytes of all its content."""
+        return self.size + sum(self.shared.values())
 
 
 def download_lock(root: Path, sha256: str) -> Path:
@@ -40,30 +71,6 @@ def download_lock(root: Path, sha256: str) -> Path:
 def step_lock(root: Path, step_id: str) -> Path:
     """The lock for writing the result of this step."""
     return root / "locks" / step_id
-
-
-def list_entries(root: Path) -> list[StoredEntry]:
-    """Everything in the store, ordered by path; unfinished folders of steps are `leftover`s."""
-    found = []
-    for family in ("downloads", "steps"):
-        for path in sorted((root / family).glob("*/*")):
-            try:
-                found.append(_entry(root, family, path))
-            except FileNotFoundError:
-                continue  # removed since it was listed
-    return found
-
-
-def _entry(root: Path, family: str, path: Path) -> StoredEntry:
-    kind: EntryKind
-    if path.name.startswith(TEMPORARY):
-        kind, key = "leftover", path.name.removeprefix(TEMPORARY).partition("-")[0]
-    elif family == "steps":
-        kind, key = "step", path.name
-    else:
-        kind, key = ("part" if path.suffix == PART else "download"), path.stem
-    lock = step_lock(root, key) if family == "steps" else download_lock(root, key)
-    return StoredEntry(kind, path, key, _size(path), path.lstat().st_mtime, lock)
 
 
 def write_sums(folder: Path) -> None:
@@ -82,19 +89,43 @@ def write_sums(folder: Path) -> None:
     write_json(folder / SUMS, sums)
 
 
-def step_damage(folder: Path) -> str | None:
+def read_sums(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 by name, as they were written; raises OSError or ValueError where they cannot be read."""
+    try:
+        document = json.loads((folder / SUMS).read_bytes())
+        return {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in document.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{SUMS} is not one: {error}") from error
+
+
+def step_damage(folder: Path, hash_file: Callable[[Path], str] = sha256_of) -> str | None:
     """What differs from the folder's sums.json, or None. Files that came later are nobody's damage."""
     try:
-        sums = json.loads((folder / SUMS).read_bytes())
-        for name, expected in sums.items():
+        for name, (size, sha256) in read_sums(folder).items():
             path = folder / name
             if not path.is_file() or path.is_symlink():
                 return f"{name} is missing"
-            if path.stat().st_size != expected["size"] or sha256_of(path) != expected["sha256"]:
+            if path.stat().st_size != size or hash_file(path) != sha256:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
     return None
+
+
+def read_label(folder: Path) -> str:
+    """What the result is one of: its label, else the kind that its files tell."""
+    try:
+        return (folder / LABEL).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        kinds = {"image.squashfs": "squashfs", "oci": "oci", "layer.tar.zst": "layer"}
+        return next((kind for name, kind in kinds.items() if (folder / name).exists()), "other")
+
+
+def size_below(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder, in content and not in blocks; others may be at work in it."""
+    if not path.is_dir():
+        return _length(path)
+    return sum(_length(Path(name, file)) for name, _folders, files in os.walk(path) for file in files)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -103,18 +134,8 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all in a folder, in content and not in blocks."""
-    if not path.is_dir():
-        return path.lstat().st_size
-    try:
-        return sum(int(entry["size"]) for entry in json.loads((path / SUMS).read_bytes()).values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return sum(_length(Path(name, file)) for name, _folders, files in os.walk(path) for file in files)
-
-
 def _length(path: Path) -> int:
     try:
         return path.lstat().st_size
-    except FileNotFoundError:  # its owner is at work
+    except FileNotFoundError:
         return 0
