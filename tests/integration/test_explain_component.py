@@ -400,6 +400,28 @@ def test_without_a_lock_pins_and_facts_speak(explain):
     assert found["version"] == "2.30.7"
 
 
+def test_an_exact_requirement_decides_where_nothing_is_pinned(explain):
+    recipe = explain.write(
+        GPU.replace('  pytorch: "2.14.1"\n', "") + "python: {requirements: [torch==2.14.1, numpy>=2]}\n"
+    )
+    found = explain.one(recipe, "pytorch")
+    [said] = found["decided_by"]
+    assert (said["by"], said["version"], said["line"]) == ("recipe", "2.14.1", line_of(recipe, "python: {"))
+    assert any(one.startswith("require torch==2.14.0 ") for one in found["changes"])
+    numpy = explain.one(recipe, "numpy")
+    assert (numpy["version"], numpy["decided_by"]) == (None, [])
+
+
+def test_a_pin_of_what_the_hooks_bring_can_only_go(explain):
+    recipe = explain.write(GPU.replace("pins:\n", 'pins:\n  libfabric: "2.6.0"\n'))
+    found = explain.one(recipe, "libfabric")
+    assert [said["by"] for said in found["decided_by"]] == ["pin", "hooks"]
+    assert verdicts(found)["hook-own-stack"] == "error"
+    place = f"mine/recipe.yaml:{line_of(recipe, 'libfabric:')}:3"
+    brings = load_system("daint").hooks["hook-artifact"].libfabric
+    assert found["changes"] == [f"without the pin at {place}, the host's hooks bring {brings}"]
+
+
 def test_without_a_lock_requirements_and_packages_of_the_recipe_are_known(explain):
     recipe = explain.write(CPU)
     assert chains(explain.one(recipe, "side")) == [("side",)]

@@ -85,6 +85,11 @@ class Identity:
     wheels: tuple[str, ...]
     packages: tuple[str, ...]
 
+    def means_wheel(self, name: str) -> bool:
+        """Whether the wheel of that normalised name is this component, or brings it."""
+        parts = (_PARTS[one] for one in self.components if one in _PARTS)
+        return name == canonicalize_name(self.name) or any(re.fullmatch(part, name) for part in parts)
+
     def covers(self, reading: Reading) -> bool:
         """Whether who looked at that looked at this component."""
         kind, name = reading
@@ -100,7 +105,7 @@ class Identity:
 class Decision:
     """Somebody who says which version it is."""
 
-    by: Literal["pin", "lock", "hooks", "torch"]
+    by: Literal["pin", "recipe", "lock", "hooks", "torch"]
     version: str
     text: str
     position: Position | None = None
@@ -297,6 +302,10 @@ def _find_decisions(case: _Case) -> Iterator[Decision]:
     if case.pinned:
         pin, version = case.pinned
         yield Decision(by="pin", version=version, text=f'{pin}: "{version}"', position=case.place(("pins", pin)))
+    for wish in recipe_wishes(case.loaded.recipe):
+        exact = re.search(r"==\s*([^*,;\s]+)\s*(;|$)", wish.text)
+        if exact and wish.at[0] == "python" and case.identity.means_wheel(wish.name):
+            yield Decision(by="recipe", version=exact[1], text=wish.text, position=case.place(wish.at))
     if case.lock is not None:
         yield from _find_locked(case.lock, case.identity)
     hooks = case.subject.hooks
@@ -352,10 +361,8 @@ def _find_asking(case: _Case, store: Store) -> _Asking:
     notes: list[str] = []
     if case.identity.wheels or case.identity.components & _PARTS.keys() or not case.identity.packages:
         wishes, links, unknown = _wheel_links(case, store)
-        pattern = "|".join(_PARTS[one] for one in case.identity.components if one in _PARTS) or r"(?!)"
         known = {*(wish.name for wish in wishes), *(link.name for link in links)}
-        own = str(canonicalize_name(case.identity.name))
-        names = set(case.identity.wheels) or {one for one in known if one == own or re.fullmatch(pattern, one)}
+        names = set(case.identity.wheels) or {one for one in known if case.identity.means_wheel(one)}
         for name in sorted(names):
             chains += find_chains(name, wishes, links)
         notes += unknown if names else []
@@ -714,7 +721,12 @@ def _change_network(case: _Case, component: str) -> Iterator[str]:
     """The image's own by a pin, or the host's by the network mode."""
     recipe, system = case.loaded.recipe, case.subject.system
     if case.pinned:
-        yield f"`pins: {{{component}: ...}}`, at {case.place(('pins', component))}, {case.then_lock}"
+        place = case.place(("pins", component))
+        brings = getattr(case.subject.hooks, component, None) if component in _HOOKED else None
+        if case.subject.by_hooks:
+            yield f"without the pin at {place}, the host's hooks bring {brings or 'theirs'}"
+        else:
+            yield f"`pins: {{{component}: ...}}`, at {place}, {case.then_lock}"
         return
     for mode in system.networks:
         brings = getattr(system.hooks.get(mode), component, None) if component in _HOOKED else None

@@ -144,7 +144,7 @@ def _asked_lines(one: Explanation) -> Iterator[str]:
         names = sorted({asked.links[-1].by for asked in more if asked.links})
         others = ", ..." if len(names) > _SHOWN_NAMES else ""
         yield f"and {len(more)} more chains, by {', '.join(names[:_SHOWN_NAMES])}{others}; --json has all"
-    if not one.asked_by and any(said.by == "hooks" for said in one.decisions):
+    if not one.asked_by and one.decisions and one.decisions[0].by == "hooks":
         yield "nobody: the host brings it"
     elif not one.asked_by:
         yield "not recorded" if one.notes else "nobody"
