@@ -54,7 +54,7 @@ class Verbs(TyperGroup):
 
 def load_verb(name: str) -> TyperCommand | TyperGroup:
     """The verb of that name as typer runs it."""
-    from uenv_builder.commands.shared import verb  # noqa: PLC0415
+    from uenv_builder.commands.shared import verb
 
     module_name, attribute = VERBS[name]
     module = import_module(f"uenv_builder.commands.{module_name}")
@@ -108,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def pass_on(asked: str, given: list[str]) -> None:
     """Hand a verb that is not ours to the site's own uenv."""
-    from uenv_builder.app import site_command  # noqa: PLC0415
-    from uenv_builder.commands.shared import complain  # noqa: PLC0415
+    from uenv_builder.app import site_command
+    from uenv_builder.commands.shared import complain
 
     try:
         site_command.pass_on(asked, given, own=Path(sys.argv[0]), known=sorted(VERBS))

@@ -13,7 +13,8 @@ import sys
 import pytest
 
 from uenv_builder.images.merge import merge_layers
-from uenv_builder.images.squashfs.from_layers import linker_version, write_squashfs
+from uenv_builder.images.squashfs.from_layers import write_squashfs
+from uenv_builder.images.squashfs.version import linker_version
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import SquashfsOptions

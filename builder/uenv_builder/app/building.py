@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
 from uenv_builder.app.preparing import Prepared
 from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
 from uenv_builder.app.session import Session
-from uenv_builder.app.steps import StepRunner
 from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, summary_lines, write_report
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
@@ -73,6 +72,11 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     """
     folder = output or default_output(prepared)
     _refuse_foreign(folder)
+    if (image := _unchanged(session, prepared, folder)) is not None:
+        report = _check(session, image, reusable_report(folder)) if test else None
+        return BuildResult(image, report, (), len(prepared.plan.steps))
+    from uenv_builder.app.steps import StepRunner
+
     runner = StepRunner(
         session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label)
     )
@@ -90,6 +94,37 @@ def _refuse_foreign(folder: Path) -> None:
     # The folder is replaced as a whole: it must not be somebody's home.
     if folder.exists() and not (folder / outputs.MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder}: exists, and is not a build", hint="choose another --output, or remove it first")
+
+
+def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage | None:
+    """The build at `folder` where it is just what this one would write: then nothing is read or written again.
+
+    Its image has to be the stored file itself, which was hashed when it came there; a copy on another file system is
+    not.
+    """
+    stored = {step.kind: session.store.step_folder(step.id) for step in prepared.plan.steps}
+    image = stored.get("squashfs")
+    if None in stored.values() or image is None or not (folder / outputs.MANIFEST).is_file():
+        return None
+    try:
+        built = open_build(folder)
+        recorded = {key: built.manifest[key] for key in ("squashfs", "oci") if key in stored}
+        document = json.loads(json.dumps({**_manifest(prepared, folder), **recorded}))
+        same = (
+            document == built.manifest
+            and built.image.samefile(image / outputs.IMAGE)
+            and built.image.stat().st_size == built.manifest["squashfs"]["size"]
+            and (folder / "lock.yaml").read_text(encoding="utf-8") == dump_lock(prepared.lock)
+            and all((folder / name).read_text(encoding="utf-8") == text for name, text in _texts(prepared, folder))
+        )
+    except (UsageError, OSError, KeyError, ValueError):
+        return None
+    return built if same else None
+
+
+def _texts(prepared: Prepared, folder: Path) -> Iterable[tuple[str, str]]:
+    """What users select, by its place below `folder`."""
+    return render_user_files(prepared, image=str((folder / outputs.IMAGE).absolute())).items()
 
 
 def _check(session: Session, image: BuiltImage, old: Report | None) -> Report:
@@ -112,8 +147,7 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path])
                 place_folder(folders[step.id] / "oci", new / "oci")
                 manifest["oci"] = _oci_document(new / "oci")
         write_text(new / "lock.yaml", dump_lock(prepared.lock))
-        place = str((folder / outputs.IMAGE).absolute())
-        write_user_files(render_user_files(prepared, image=place), new)
+        write_user_files(dict(_texts(prepared, folder)), new)
         write_json(new / outputs.MANIFEST, manifest)
     return open_build(folder)
 

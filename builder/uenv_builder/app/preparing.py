@@ -11,7 +11,7 @@ from uenv_builder.app.selection import Selection
 from uenv_builder.core.environment import compose_environment
 from uenv_builder.core.etc_files import etc_files
 from uenv_builder.core.planning import PlanInputs, make_plan
-from uenv_builder.images.squashfs.from_layers import linker_version
+from uenv_builder.images.squashfs.version import linker_version
 from uenv_builder.model.image import ImageConfig, SquashfsOptions
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.plan import Plan, StepKind

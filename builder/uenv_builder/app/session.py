@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import LockedDeb, LockedWheel
-from uenv_builder.sources.debian_mirrors import DebianMirrors
-from uenv_builder.sources.python_index import PythonIndex
-from uenv_builder.system.download import Download, Downloader
 from uenv_builder.system.events import Listener, Silent
 from uenv_builder.system.settings import Settings
 from uenv_builder.system.store import Store
+
+if TYPE_CHECKING:  # what a run does not use is not imported: most builds find all that they need in the store
+    from uenv_builder.sources.debian_mirrors import DebianMirrors
+    from uenv_builder.sources.python_index import PythonIndex
+    from uenv_builder.system.download import Download, Downloader
 
 
 def _default_jobs() -> int:
@@ -41,17 +44,23 @@ class Session:
     @cached_property
     def downloader(self) -> Downloader:
         """Fetches by hash into the store."""
+        from uenv_builder.system.download import Downloader
+
         return Downloader(self.store, self.listener, offline=self.offline, jobs=max(2, self.jobs))
 
     @cached_property
     def mirrors(self) -> DebianMirrors:
         """Debian mirrors of the settings, else of this machine's apt."""
+        from uenv_builder.sources.debian_mirrors import DebianMirrors
+
         keyring = Path(self.settings.debian_keyring) if self.settings.debian_keyring else None
         return DebianMirrors.of_machine(configured=self.settings.debian_mirrors, keyring=keyring)
 
     @cached_property
     def index(self) -> PythonIndex:
         """The Python package index of the settings, else the one that uv and pip are set to on this machine."""
+        from uenv_builder.sources.python_index import PythonIndex
+
         return PythonIndex.of_machine(
             configured=self.settings.python_index or None, extra=self.settings.python_extra_indexes
         )
@@ -77,6 +86,8 @@ class Session:
         return self.downloader.fetch_all(downloads)
 
     def _download(self, name: str, pin: LockedDeb | LockedWheel, find: Callable[[], Sequence[str]]) -> Download:
+        from uenv_builder.system.download import Download
+
         folders = self._folders(pin.sha256)
         urls = folders if self.offline else lambda: [*folders, *find()]
         return Download(name=name, sha256=pin.sha256, size=pin.size, urls=urls)

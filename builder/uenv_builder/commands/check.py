@@ -72,7 +72,7 @@ def check(
 ) -> int:
     """Read a recipe, an EDF file or a batch script and say all that is wrong; needs neither network nor root."""
     if schema:
-        from uenv_builder.core.recipe_reader import editor_schema  # noqa: PLC0415  (for this kind of file only)
+        from uenv_builder.core.recipe_reader import editor_schema
 
         print_json(editor_schema())
         return 0
@@ -100,23 +100,23 @@ def check(
 def _find_in_edf(
     path: Path, engine: Engine | None, *, system: str | None, network: str | None, host_env: bool
 ) -> Sequence[Diagnostic]:
-    from uenv_builder.app.edf_checking import EdfOptions, find_in_edf  # noqa: PLC0415  (for this kind of file only)
+    from uenv_builder.app.edf_checking import EdfOptions, find_in_edf
 
     dialect: Dialect = "sarus" if engine is Engine.sarus else "ce"
     return find_in_edf(path, EdfOptions(dialect=dialect, system=system, network=_mode(network), host_env=host_env))
 
 
 def _find_in_script(path: Path, system: str | None, network: str | None) -> Sequence[Diagnostic]:
-    from uenv_builder.app.script_checking import ScriptOptions, find_in_script  # noqa: PLC0415  (for this kind of file only)
+    from uenv_builder.app.script_checking import ScriptOptions, find_in_script
 
     return find_in_script(path, ScriptOptions(system=system, network=_mode(network)))
 
 
 def _find_in_recipe(target: str) -> tuple[str, Document, Sequence[Diagnostic]]:
-    from uenv_builder.app.checking import find_in_recipe  # noqa: PLC0415  (for this kind of file only)
-    from uenv_builder.app.lock_files import fresh_locks  # noqa: PLC0415  (for this kind of file only)
-    from uenv_builder.app.recipes import find_recipe, load_recipe  # noqa: PLC0415  (for this kind of file only)
-    from uenv_builder.system.settings import load_settings  # noqa: PLC0415  (for this kind of file only)
+    from uenv_builder.app.checking import find_in_recipe
+    from uenv_builder.app.lock_files import fresh_locks
+    from uenv_builder.app.recipes import find_recipe, load_recipe
+    from uenv_builder.system.settings import load_settings
 
     path = find_recipe(target, load_settings().recipe_path)
     try:

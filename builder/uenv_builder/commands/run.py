@@ -8,14 +8,16 @@ from typing import Self
 from rich.console import Console
 
 from uenv_builder.app import checking
-from uenv_builder.app import lock as locking
-from uenv_builder.app.lock_files import fresh_locks
+from uenv_builder.app.lock_files import fresh_locks, require_fresh
 from uenv_builder.app.preparing import Prepared, prepare
-from uenv_builder.app.recipes import find_recipe, load_recipe
+from uenv_builder.app.recipes import LoadedRecipe, find_recipe, load_recipe
 from uenv_builder.app.selection import select
 from uenv_builder.app.session import Session
 from uenv_builder.commands.shared import print_json
 from uenv_builder.core.digest import Document
+from uenv_builder.model.errors import LockError
+from uenv_builder.model.lock import Lock
+from uenv_builder.model.system import Uarch
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.terminal import close, listener_for
 
@@ -59,5 +61,13 @@ def prepare_target(
     selection = select(loaded, label=label, uarch=uarch, system=system)
     for finding in checking.check_recipe(loaded, fresh_locks(loaded)[0]):
         run.session.listener.note(str(finding))
-    lock = locking.require_lock(run.session, loaded, selection.uarch, locked=locked)
-    return prepare(loaded, selection, lock)
+    return prepare(loaded, selection, _lock(run, loaded, selection.uarch, locked=locked))
+
+
+def _lock(run: Run, loaded: LoadedRecipe, uarch: Uarch, *, locked: bool) -> Lock:
+    try:
+        return require_fresh(loaded, uarch)
+    except LockError:
+        from uenv_builder.app.lock import require_lock  # what resolves packages is seldom needed
+
+        return require_lock(run.session, loaded, uarch, locked=locked)

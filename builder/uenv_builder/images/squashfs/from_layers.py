@@ -15,8 +15,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
-
 from uenv_builder.images.merge import MergedEntry, MergedTree, merge_layers
 from uenv_builder.images.squashfs.layout import STORED_BLOCK
 from uenv_builder.images.squashfs.tree import FileData, Node, Piece, Source
@@ -27,13 +25,6 @@ from uenv_builder.model.segment import Segment
 from uenv_builder.system.events import Listener
 from uenv_builder.system.files import sha256_of
 from uenv_builder.system.layer_index import damaged, read_segment
-
-_FORMAT = 1  # raise it whenever the same layers give another image
-
-
-def linker_version() -> str:
-    """What a squashfs's bytes depend on besides its layers and options: part of the step's identity."""
-    return f"squashfs linker {_FORMAT}, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
 
 
 def write_squashfs(
