@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from uenv_builder import cli
-from uenv_builder.app import component_explaining
+from uenv_builder.app.component.explaining import explain_component
 from uenv_builder.app.lock_files import read_lock
 from uenv_builder.app.recipes import load_recipe
 from uenv_builder.core.lock_file import dump_lock, recipe_digest
+from uenv_builder.core.rules.reading import NotedRuntime, noted_subject
 from uenv_builder.core.rules.subject import Subject
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
 from uenv_builder.core.systems import load_system, load_uarchs
@@ -517,7 +518,7 @@ def test_every_wheel_and_every_pin_can_be_explained(explain, recipe):
     wheels = {wheel.name for lock in locks if lock for wheel in lock.python.wheels}
     pins = ["python", "cuda", "nccl", "pytorch", "aws_ofi_nccl", "libfabric", "libcxi", "gdrcopy", "openmpi"]
     for name in [*pins, *sorted(wheels), "libc6"]:
-        _, found = component_explaining.explain_component(recipe, name)
+        _, found = explain_component(recipe, name)
         for one in found:
             assert one.changes, name
             assert name not in wheels or one.version, name
@@ -533,8 +534,8 @@ def test_taking_notes_does_not_change_what_rules_say(explain, change):
         recipe = load_recipe(Path(explain.write(text)) / "recipe.yaml").recipe
         uarch = load_uarchs()["gh200"]
         subject = Subject(recipe, load_system("daint"), uarch, read_lock(loaded, uarch) if locked else None)
-        noted = component_explaining._noted_subject(subject, lambda _: None)
-        runtime = component_explaining._NotedRuntime.of(subject.runtime, lambda _: None)
+        noted = noted_subject(subject, lambda _: None)
+        runtime = NotedRuntime.of(subject.runtime, lambda _: None)
         for rule, judge in SUBJECT_RULES.items():
             assert list(judge(noted)) == list(judge(subject)), rule
         for rule, judge in RUNTIME_RULES.items():

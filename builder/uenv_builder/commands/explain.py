@@ -16,7 +16,7 @@ from uenv_builder.core.finding_formats import to_document
 from uenv_builder.model.errors import Position, UsageError
 
 if TYPE_CHECKING:
-    from uenv_builder.app.component_explaining import Asked, Explanation, Verdict
+    from uenv_builder.app.component.model import Asked, Explanation, Verdict
 
 EPILOG = (
     "Examples: uenv explain srun-network; uenv explain recipes/pytorch/2.14 nccl; uenv explain --log slurm-4711.out"
@@ -69,7 +69,7 @@ def _refuse_recipe(name: str) -> None:
 
 
 def _explain_component(recipe: str, component: str, uarch: str | None) -> tuple[Document, list[str]]:
-    from uenv_builder.app.component_explaining import explain_component
+    from uenv_builder.app.component.explaining import explain_component
 
     path, explanations = explain_component(recipe, component, uarch=uarch)
     document: Document = {

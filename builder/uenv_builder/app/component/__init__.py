@@ -1,0 +1,1 @@
+"""What `uenv explain RECIPE COMPONENT` finds out."""
