@@ -31,7 +31,7 @@ from uenv_builder.model.errors import BuildError, LockError, UenvError
 from uenv_builder.system.events import Listener, Silent
 from uenv_builder.system.files import explained, lock_file, sha256_of, write_text
 from uenv_builder.system.store_collect import CleanUp, Collected, Limits, Removal
-from uenv_builder.system.store_entries import LABEL, PART, SUMS, References, step_lock, write_sums
+from uenv_builder.system.store_entries import BEGUN, LABEL, PART, SUMS, References, step_lock, write_sums
 from uenv_builder.system.store_index import content_size, list_entries, read_index
 from uenv_builder.system.store_leftovers import remove_away, take_away, tidy_after_the_dead
 from uenv_builder.system.store_presence import Presence, presence_in
@@ -137,7 +137,7 @@ class Store:
         def waiting() -> None:
             speaker.note(f"another build makes the same step ({step_id[:12]}): waiting for it")
 
-        with self.in_use(), lock_file(step_lock(self.root, step_id), waiting=waiting):
+        with self.in_use(listener=speaker), lock_file(step_lock(self.root, step_id), waiting=waiting):
             if (found := self.step_folder(step_id)) is not None:
                 return found
             return self._make(step_id, build, label)
@@ -148,16 +148,10 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(prefix=unfinished_prefix(step_id, self._presence.name), dir=path.parent))
             try:
-                build(new)
-                if label:
-                    write_text(new / LABEL, f"{label}\n")
-                write_sums(new)
+                (new / BEGUN).touch()
+                _fill(new, build, label)
                 new.chmod(0o755)  # mkdtemp's folders are private
                 _place(new, path)
-            except (OSError, UenvError) as error:
-                if not new.is_dir():
-                    raise _taken_for_dead(path) from error
-                raise
             finally:
                 if new.is_dir():
                     remove_away(new)
@@ -171,13 +165,14 @@ class Store:
         return presence_in(self.root)
 
     @contextmanager
-    def in_use(self, references: References | None = None) -> Iterator[None]:
+    def in_use(self, references: References | None = None, *, listener: Listener | None = None) -> Iterator[None]:
         """While the body runs, no clean-up removes `references`, and what is looked for beyond them.
 
         Without them, nothing is removed but leftovers; within another `in_use` of this process, its references hold.
-        Waits for a clean-up that is under way. Removes what dead processes have left. Raises BuildError.
+        Waits for a clean-up that is under way, and tells `listener`. Removes what dead processes have left. Raises
+        BuildError.
         """
-        if self._presence.enter(references):
+        if self._presence.enter(references, listener or Silent()):
             with contextlib.suppress(OSError):
                 tidy_after_the_dead(self.root)
         try:
@@ -219,7 +214,7 @@ class Store:
         """
         if not self.root.is_dir():
             return []
-        with self.in_use(References()):
+        with self.in_use(References(), listener=listener):
             entries = list_entries(self.root, read_index(self.root, fresh=True))
             verifier = Verifier(listener, jobs)
             downloads = [entry for entry in entries if entry.kind == "download"]
@@ -246,6 +241,23 @@ class Store:
         return clean_up.run()
 
 
+def _fill(new: Path, build: Callable[[Path], None], label: str) -> None:
+    try:
+        build(new)
+        if label:
+            write_text(new / LABEL, f"{label}\n")
+        write_sums(new)
+    except (OSError, UenvError) as error:
+        if not (new / BEGUN).exists():
+            raise _taken_for_dead(new) from error
+        raise
+    # The folder may be one that was made anew, by a late file, where a clean-up took the first one away.
+    try:
+        (new / BEGUN).unlink()
+    except FileNotFoundError as error:
+        raise _taken_for_dead(new) from error
+
+
 def _place(new: Path, path: Path) -> None:
     """Put a finished result in its place, unless somebody else has put the same one there."""
     for _ in range(_ATTEMPTS):
@@ -264,9 +276,9 @@ def _place(new: Path, path: Path) -> None:
     raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
 
 
-def _taken_for_dead(path: Path) -> BuildError:
+def _taken_for_dead(new: Path) -> BuildError:
     return BuildError(
-        f"{path}: what this build had not finished was removed: another host had no sign of life of it for an hour",
+        f"{new}: what this build had not finished was removed: another host had no sign of life of it for an hour",
         rule="file-system", hint="run the build again; what was finished is in the store",
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from uenv_builder.system.store_entries import EntryKind, References, StoredEntry
 from uenv_builder.system.store_index import content_size, list_entries, read_index
 from uenv_builder.system.store_leftovers import remove_away, remove_leftovers, take_away
 from uenv_builder.system.store_roots import JudgedRoot, judge_roots
-from uenv_builder.system.store_users import User, cleaning_up, gate, list_users
+from uenv_builder.system.store_users import Turn, User, cleaning_up, gate, list_users
 
 Reason = Literal["leftover", "older than the limit", "makes room", "not among the last"]
 
@@ -90,39 +91,52 @@ class CleanUp:
         self._left = {entry.path for entry in leftovers}
         self._removals = [Removal(entry.kind, entry.key, entry.size, "leftover") for entry in leftovers]
         self._freed = sum(entry.size for entry in leftovers)
+        # Looked at before it is our turn: builds wait meanwhile. What has been used since is kept by who uses it.
+        entries = self._entries()
+        last = self._last(entries)
         if self.dry_run:
-            return self._collect(list_users(self.root)[0])
-        with cleaning_up(self.root) as users:
-            collected = self._collect(users)
-        # What has been taken away takes long to remove, and is in nobody's way meanwhile.
+            return self._collect(entries, last, Turn(list_users(self.root)[0], None))
+        with cleaning_up(self.root) as turn:
+            collected = self._collect(entries, last, turn)
+        # What has been taken away takes long to remove, and is in nobody's way.
         for folder in self._away:
             remove_away(folder)
         return collected
 
-    def _collect(self, users: Sequence[User] | None) -> Collected:
-        blocked = _why_blocked(users)
-        if blocked or users is None:
+    def _collect(self, entries: Sequence[StoredEntry], last: AbstractSet[Path], turn: Turn | None) -> Collected:
+        blocked = _why_blocked(turn)
+        if blocked or turn is None:
             return Collected(tuple(self._removals), self._freed, blocked)
-        roots = judge_roots(self.root, {user.name for user in users}, self.forget_hosts)
-        protected = self._protected(users, roots)
-        entries = self._entries()
-        total = content_size(entries)
-        gone = [entry for entry, reason in self._choose(entries, protected, total) if self._take(entry, reason)]
-        if not self.dry_run:
+        roots = judge_roots(self.root, {user.name for user in turn.users}, self.forget_hosts)
+        protected = self._protected(turn.users, roots)
+        taken = self._evict(entries, protected, last, turn)
+        if not turn.goes_on():
+            blocked = "this clean-up stood still for so long that it has to begin again"
+        elif not self.dry_run:
             _drop_roots(roots)
-            if not users:
+            if not turn.users:
                 _remove_locks(self.root)
-        taken = {entry.path for entry in gone}
         left = [entry for entry in entries if entry.path not in taken]
         safe = [entry for entry in left if entry in protected]
         left_bytes = content_size(left)
         return Collected(
-            removals=tuple(self._removals), freed_bytes=self._freed + total - left_bytes, left_bytes=left_bytes,
-            protected=len(safe), protected_bytes=content_size(safe),
+            removals=tuple(self._removals), freed_bytes=self._freed + content_size(entries) - left_bytes,
+            blocked=blocked, left_bytes=left_bytes, protected=len(safe), protected_bytes=content_size(safe),
             over_bytes=max(0, left_bytes - self.limits.max_bytes) if self.limits.max_bytes is not None else 0,
             dropped_roots=tuple(root.root.path for root in roots if root.verdict == "gone"),
             unseen_roots=tuple(f"{root.root.path}: {root.reason}" for root in roots if root.verdict == "unseen"),
         )  # fmt: skip
+
+    def _evict(
+        self, entries: Sequence[StoredEntry], protected: References, last: AbstractSet[Path], turn: Turn
+    ) -> set[Path]:
+        taken = set[Path]()
+        for entry, reason in self._choose(entries, protected, last):
+            if not turn.goes_on():
+                break
+            if self._take(entry, reason):
+                taken.add(entry.path)
+        return taken
 
     def _entries(self) -> list[StoredEntry]:
         found = list_entries(self.root, read_index(self.root, fresh=True, save=not self.dry_run))
@@ -138,10 +152,10 @@ class CleanUp:
         return protected
 
     def _choose(
-        self, entries: Sequence[StoredEntry], protected: References, total: int
+        self, entries: Sequence[StoredEntry], protected: References, last: AbstractSet[Path]
     ) -> Iterator[tuple[StoredEntry, Reason]]:
         """What goes, and why: downloads before results, as they can be fetched again, then what was used least."""
-        last = self._last(entries)
+        total = content_size(entries)
         holders = Counter(content for entry in entries for content in entry.shared)
         now = time.time()
         for entry in sorted(entries, key=lambda entry: (entry.kind == "step", entry.used, entry.key)):
@@ -186,11 +200,11 @@ class CleanUp:
         return True
 
 
-def _why_blocked(users: Sequence[User] | None) -> str:
-    if users is None:
+def _why_blocked(turn: Turn | None) -> str:
+    if turn is None:
         return "another clean-up is at work, or somebody who may only read the store uses it"
     # A process that does not say what it refers to may refer to anything.
-    return "; ".join(f"the store is in use by {user}" for user in users if user.references is None)
+    return "; ".join(f"the store is in use by {user}" for user in turn.users if user.references is None)
 
 
 def _drop_roots(roots: Iterable[JudgedRoot]) -> None:

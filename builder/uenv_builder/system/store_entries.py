@@ -15,6 +15,8 @@ SUMS = "sums.json"
 LABEL = "label"
 """The file in a result that says, in one line, what it is one of: `--keep-last` counts by it."""
 PART = ".part"
+BEGUN = ".begun"
+"""The file in an unfinished result that its maker takes out in the end: gone before, it is not the maker's any more."""
 
 EntryKind = Literal["download", "part", "step", "leftover"]
 
@@ -130,7 +132,7 @@ def size_below(path: Path) -> int:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink() and path != folder / SUMS:
+        if path.is_file() and not path.is_symlink() and path not in {folder / SUMS, folder / BEGUN}:
             yield path
 
 

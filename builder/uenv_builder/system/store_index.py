@@ -1,9 +1,9 @@
 """How much a store holds, without looking at all of it: the sizes of entries, remembered by the folder they lie in.
 
 `index.json` is derived, and may be removed at any time. It has for each folder (`steps/ab`, `downloads/ab`) the time of
-its last change and the sizes of what lies there. A folder whose time is another is listed again; only results that are
-new in it are looked into, as an id or a sha256 stands for one content. What has changed within the last minute is not
-trusted: file systems count time in steps, and servers have clocks of their own.
+its last change and the sizes of what lies there. A folder whose time is another is listed again; only entries that
+are new in it are looked into, as an id or a sha256 stands for one content. What has changed within the last minute is
+not trusted: file systems count time in steps, and servers have clocks of their own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SETTLED = 60.0
 _LARGE = 1 << 20
 """Bytes from which on a file is counted by its content: results hold large files of others as hard links."""
 _READERS = 8
-"""Results looked into at once: on a network file system each waits for the server."""
+"""Folders looked into at once: on a network file system each look waits for the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,16 @@ def read_index(root: Path, *, fresh: bool = False, save: bool = True) -> Index:
     """What the store holds, by folder. With `fresh`, every folder is listed, whatever its time says."""
     remembered = _load(root)
     index: Index = {}
+    stale: list[tuple[str, int]] = []
+    for place, changed in _folders(root):
+        known = remembered.get(place)
+        if known and not fresh and 0 < known.changed == changed:
+            index[place] = known
+        else:
+            stale.append((place, changed))
     with ThreadPoolExecutor(_READERS) as pool:
-        for place, changed in _folders(root):
-            known = remembered.get(place)
-            if known and not fresh and 0 < known.changed == changed:
-                index[place] = known
-            else:
-                index[place] = _list_folder(root / place, changed, known.sizes if known else {}, pool)
+        found = pool.map(lambda folder: _list_folder(root / folder[0], folder[1], remembered.get(folder[0])), stale)
+        index |= zip((place for place, _ in stale), found, strict=True)
     if save and index != remembered:
         _save(root, index)
     return index
@@ -127,18 +130,18 @@ def _folders(root: Path) -> Iterator[tuple[str, int]]:
                         yield f"{family}/{item.name}", item.stat(follow_symlinks=False).st_mtime_ns
 
 
-def _list_folder(folder: Path, changed: int, known: Mapping[str, Size], pool: ThreadPoolExecutor) -> Folder:
+def _list_folder(folder: Path, changed: int, known: Folder | None) -> Folder:
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(os.listdir(folder))  # noqa: PTH208  (thousands of names, and no paths)
     except FileNotFoundError:
         names = []
     unfinished = tuple(name for name in names if name.startswith(TEMPORARY) or name.endswith(PART))
-    whole = [name for name in names if name not in set(unfinished)]
-    # A download's size costs one look; a result's is what somebody has read before, or has to be read.
-    remembered = known if folder.parent.name == "steps" else {}
-    new = [name for name in whole if name not in remembered]
-    measured = dict(zip(new, pool.map(_measure, [folder / name for name in new]), strict=True))
-    sizes = {name: size for name in whole if (size := remembered.get(name) or measured.get(name)) is not None}
+    sizes: dict[str, Size] = {}
+    for name in names:
+        if name not in unfinished:
+            size = (known.sizes.get(name) if known else None) or _measure(folder / name)
+            if size is not None:
+                sizes[name] = size
     settled = time.time() - changed / 1e9 > _SETTLED
     return Folder(changed if settled else 0, sizes, unfinished)
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from uenv_builder.model.errors import BuildError
+from uenv_builder.system.events import Listener, Silent
 from uenv_builder.system.files import lock_file
 from uenv_builder.system.store_entries import References
 from uenv_builder.system.store_users import POLL, gate, list_users, readers, write_user
@@ -29,6 +30,7 @@ class Presence:
         self._count = 0
         self._file: Path | None = None
         self._references: References | None = None
+        self._listener: Listener = Silent()
         self._departed = threading.Event()
         self._held = ExitStack()
 
@@ -37,11 +39,15 @@ class Presence:
         """The name under which others know this process, or "" where it is no user, or one that may not write."""
         return self._file.stem if self._file else ""
 
-    def enter(self, references: References | None) -> bool:
-        """Be a user from now on: of everything with None, else of these, too. Says whether it can write, and is new."""
+    def enter(self, references: References | None, listener: Listener) -> bool:
+        """Be a user from now on: of everything with None, else of these, too. Says whether it can write, and is new.
+
+        `listener` hears of clean-ups that are waited for, until the process is no user any more.
+        """
         with self._lock:
             new = self._count == 0
             if new:
+                self._listener = listener
                 self._arrive(references)
             elif references is not None:
                 self.refer(references)
@@ -89,12 +95,19 @@ class Presence:
         self._file = None
 
     def _announce(self) -> None:
-        with lock_file(gate(self._root), shared=True):
+        def waiting() -> None:
+            self._listener.note(f"waiting for a clean-up of {self._root}")
+
+        with lock_file(gate(self._root), shared=True, waiting=waiting):
             self._file = write_user(self._root, "build", self._references)
             with contextlib.suppress(OSError):
                 readers(self._root).touch()
         # Where hosts do not see each other's locks, a clean-up may be at work in spite of the gate.
-        while any(user.role == "clean-up" for user in list_users(self._root)[0]):
+        told = False
+        while found := [user for user in list_users(self._root)[0] if user.role == "clean-up"]:
+            if not told:
+                self._listener.note(f"waiting for a clean-up of {self._root} by {found[0]}")
+            told = True
             time.sleep(POLL)
 
     def _beat(self, departed: threading.Event) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 SILENCE = 3600.0
 """Seconds without a sign of life after which a process of another host counts as dead; servers fail over sooner."""
+SILENCE_OF_CLEAN_UP = 300.0
+"""The same of a clean-up, which builds have to wait for; one that stood still for less than that goes no further."""
 SILENCE_AFTER_BOOT = 300.0
 """The same where a host of that name has booted since; longer than nothing, as two hosts may have one name."""
 
@@ -39,18 +41,18 @@ def this_process() -> Process:
     return _describe(os.getpid())
 
 
-def lives(process: Process | None, silence: float) -> bool:
+def lives(process: Process | None, silence: float, limit: float = SILENCE) -> bool:
     """Whether it runs, as far as can be known from here; `silence` is how long it gave no sign of life, in seconds.
 
-    None is a process of which nothing is known but its silence.
+    `limit` is how long a process of another host may be silent. None is one of which nothing else is known.
     """
     here = this_process()
     if process is None or not process.boot:
-        return silence < SILENCE
+        return silence < limit
     if (process.boot, process.namespace) == (here.boot, here.namespace):
         return _runs(process)
     booted_since = process.host == here.host and process.boot != here.boot
-    return silence < (SILENCE_AFTER_BOOT if booted_since else SILENCE)
+    return silence < (SILENCE_AFTER_BOOT if booted_since else limit)
 
 
 def _runs(process: Process) -> bool:

@@ -18,15 +18,17 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from uenv_builder.model.errors import BuildError
-from uenv_builder.system.files import TEMPORARY, lock_file, write_text
+from uenv_builder.system.files import TEMPORARY, explained, lock_file
 from uenv_builder.system.store_entries import References
-from uenv_builder.system.store_process import Process, lives, this_process
+from uenv_builder.system.store_process import SILENCE, SILENCE_OF_CLEAN_UP, Process, lives, this_process
 
+_BEAT = 10.0
+"""Seconds between two signs of life of a clean-up."""
 _PATIENCE = 10.0
 """Seconds for which a clean-up waits for the gate: users hold it for moments, another clean-up for longer."""
 POLL = 0.1
@@ -58,7 +60,8 @@ def list_users(root: Path) -> tuple[list[User], list[User]]:
     """Those that live, and those that are dead but have not been tidied away."""
     users = [_read_user(path) for path in _user_files(root)]
     now = _clock(root)
-    living = [user for user in users if user and lives(user.process, now - user.seen)]
+    limits: dict[Role, float] = {"build": SILENCE, "clean-up": SILENCE_OF_CLEAN_UP}
+    living = [user for user in users if user and lives(user.process, now - user.seen, limits[user.role])]
     return living, [user for user in users if user and user not in living]
 
 
@@ -110,7 +113,17 @@ def write_user(root: Path, role: Role, references: References | None) -> Path:
     named = (
         None if references is None else {"steps": sorted(references.steps), "downloads": sorted(references.downloads)}
     )
-    write_text(path, json.dumps({"role": role, "process": asdict(here), "references": named}))
+    document = {"role": role, "process": asdict(here), "references": named}
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{TEMPORARY}{path.name}")
+        try:
+            # Not brought to the disk: whoever crashes is no user any more.
+            new.write_text(json.dumps(document), encoding="utf-8")
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
     return path
 
 
@@ -150,9 +163,32 @@ def readers(root: Path) -> Path:
     return root / "locks" / "readers"
 
 
+@dataclass
+class Turn:
+    """A clean-up's turn: `users` are there, and no others arrive before it ends, or has stood still for too long."""
+
+    users: list[User]
+    file: Path | None
+    beaten: float = field(default_factory=time.monotonic)
+
+    def goes_on(self) -> bool:
+        """Whether it is still our turn; to be asked before each removal. Gives signs of life."""
+        silence = time.monotonic() - self.beaten
+        if silence > SILENCE_OF_CLEAN_UP / 2:
+            return False
+        if silence > _BEAT:
+            try:
+                if self.file is not None:
+                    os.utime(self.file)
+            except OSError:
+                return False
+            self.beaten = time.monotonic()
+        return True
+
+
 @contextmanager
-def cleaning_up(root: Path) -> Iterator[list[User] | None]:
-    """Keep users from arriving while the body runs, and yield those that are there; None where it is not our turn.
+def cleaning_up(root: Path) -> Iterator[Turn | None]:
+    """Keep users from arriving while the body runs; None where it is not our turn.
 
     It is not while another clean-up is at work, or somebody who may only read.
     """
@@ -161,24 +197,24 @@ def cleaning_up(root: Path) -> Iterator[list[User] | None]:
             yield None
             return
         unread = stack.enter_context(lock_now(readers(root)))
-        own = stack.enter_context(_announced_clean_up(root))
-        others = [user for user in list_users(root)[0] if user.name != own]
+        file = stack.enter_context(_announced_clean_up(root))
+        others = [user for user in list_users(root)[0] if file is None or user.name != file.stem]
         alone = unread and all(user.role != "clean-up" for user in others)
-        yield others if alone else None
+        yield Turn(others, file) if alone else None
 
 
 @contextmanager
-def _announced_clean_up(root: Path) -> Iterator[str]:
+def _announced_clean_up(root: Path) -> Iterator[Path | None]:
     try:
         file = write_user(root, "clean-up", None)
     except BuildError as error:
         # On a full disk the gate alone has to do: who makes room must not need any.
         if error.diagnostics[0].rule != "no-space":
             raise
-        yield ""
+        yield None
         return
     try:
-        yield file.stem
+        yield file
     finally:
         file.unlink(missing_ok=True)
 
