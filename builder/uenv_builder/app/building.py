@@ -12,6 +12,7 @@ from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
 from uenv_builder.app.preparing import Prepared
 from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
 from uenv_builder.app.session import Session
+from uenv_builder.app.storing import keep_build, keep_lock, references_of
 from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, summary_lines, write_report
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
@@ -80,12 +81,15 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     runner = StepRunner(
         session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label)
     )
-    folders = runner.run()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(folder.parent / f".{folder.name}.lock"):
-        with session.listener.task("writing the build's folder"):
-            old_report = reusable_report(folder)
-            image = _write_folder(folder, prepared, folders)
+        with session.store.in_use(references_of(prepared.plan, prepared.lock)):
+            folders = runner.run()
+            keep_lock(session.store, prepared.loaded.lock_path(prepared.selection.uarch.name), prepared.lock)
+            keep_build(session.store, folder, prepared.plan)
+            with session.listener.task("writing the build's folder"):
+                old_report = reusable_report(folder)
+                image = _write_folder(folder, prepared, folders)
         report = _check(session, image, old_report) if test else None
     return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps))
 

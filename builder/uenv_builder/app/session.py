@@ -37,9 +37,7 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The content-addressed store: $UENV_CACHE, else the settings' folder, else the user's cache folder."""
-        if self.settings.cache and not os.environ.get("UENV_CACHE"):
-            return Store(Path(self.settings.cache).expanduser())
-        return Store.default()
+        return Store.default(self.settings.cache)
 
     @cached_property
     def downloader(self) -> Downloader:

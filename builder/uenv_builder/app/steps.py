@@ -11,6 +11,7 @@ from pathlib import Path
 from uenv_builder.app.layer_making import LayerMaker
 from uenv_builder.app.preparing import squashfs_options
 from uenv_builder.app.session import Session
+from uenv_builder.app.storing import result_label
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs.from_layers import write_squashfs
@@ -81,7 +82,8 @@ class StepRunner:
             self._build(step, into, [folders[identity] for identity in step.inputs])
             self.built.append(step.name)
 
-        return self.session.store.step(step.id, build, listener=self.session.listener)
+        label = result_label(step, self.inputs.recipe.name)
+        return self.session.store.step(step.id, build, listener=self.session.listener, label=label)
 
     def _build(self, step: Step, into: Path, below: Sequence[Path]) -> None:
         if step.kind == "squashfs":

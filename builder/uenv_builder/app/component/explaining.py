@@ -6,7 +6,6 @@ of what it does not have, nothing is guessed.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from uenv_builder.model.errors import LockError, UsageError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.recipe import Pins, Recipe
 from uenv_builder.model.system import Uarch
-from uenv_builder.system.settings import Settings, load_settings
+from uenv_builder.system.settings import load_settings
 from uenv_builder.system.site_systems import read_site_systems
 from uenv_builder.system.store import Store
 
@@ -52,7 +51,7 @@ def explain_component(recipe: str, name: str, *, uarch: str | None = None) -> tu
     uarchs = {one.uarch.name: one.uarch for one in selections}
     locks = {node: _find_lock(loaded, found) for node, found in uarchs.items()}
     _require_known(loaded, name, [lock for lock, _, _ in locks.values() if lock])
-    store = _open_store(settings)
+    store = Store.default(settings.cache)
     asking: dict[str, Asking] = {}
     together: dict[Explanation, list[str]] = {}
     for one in selections:
@@ -126,12 +125,6 @@ def _find_lock(loaded: LoadedRecipe, uarch: Uarch) -> tuple[Lock | None, LockSta
             f"{path}: is stale: its versions are those of an older recipe, and rules do not look at it",
         )
     return lock, "fresh", None
-
-
-def _open_store(settings: Settings) -> Store:
-    if settings.cache and not os.environ.get("UENV_CACHE"):
-        return Store(Path(settings.cache).expanduser())
-    return Store.default()
 
 
 def _explain(case: Case, chains: list[Chain], unknown: list[str], notes: list[str]) -> Explanation:
