@@ -300,6 +300,24 @@ def test_another_build_in_the_folder_has_references_of_its_own(store, kept):
     assert store.info().roots == 2
 
 
+def test_a_root_is_written_once_and_again_where_its_build_comes_back(store, kept):
+    build, _, keys = kept
+    [file] = [path for path in (store.root / "roots").iterdir() if "plan-1" in path.read_text()]
+
+    def keep():
+        before = file.stat().st_ino
+        store.add_root("build", build, References.of([keys["built"]]), plan="plan-1")
+        return file.stat().st_ino == before
+
+    assert keep()
+    shutil.rmtree(build)
+    assert not keep()  # while the build is on its way, the root has to name who makes it
+    build_folder(build, "plan-1")
+    assert keep()
+    file.write_text("{")
+    assert not keep()
+
+
 def test_while_its_build_is_at_work_a_root_is_live_without_its_folder(store, kept, tmp_path):
     _, _, keys = kept
     path = tmp_path / "build/new"

@@ -22,7 +22,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -35,7 +35,7 @@ from uenv_builder.system.store_entries import BEGUN, LABEL, PART, SUMS, Referenc
 from uenv_builder.system.store_index import content_size, list_entries, read_index
 from uenv_builder.system.store_leftovers import remove_away, take_away, tidy_after_the_dead
 from uenv_builder.system.store_presence import Presence, presence_in
-from uenv_builder.system.store_roots import RootKind, make_root, write_root
+from uenv_builder.system.store_roots import RootKind, is_written, make_root, write_root
 from uenv_builder.system.store_users import unfinished_prefix
 from uenv_builder.system.store_verify import Damage, Verifier
 
@@ -185,11 +185,15 @@ class Store:
         lock, as long as the file is there.
 
         To be called before the build's folder is put in its place, within the `in_use` that it is put there in: until
-        that ends, the folder need not be there. Raises BuildError; in a store that may only be read, nothing is kept.
+        that ends, the folder need not be there. Where the root is there already, nothing is written. Raises BuildError;
+        in a store that may only be read, nothing is kept.
         """
+        root = make_root(kind, path, references, plan=plan, user="")
+        if is_written(self.root, root):
+            return
         with self.in_use(references):
             if self._presence.name:
-                write_root(self.root, make_root(kind, path, references, plan=plan, user=self._presence.name))
+                write_root(self.root, replace(root, user=self._presence.name))
 
     def info(self) -> StoreInfo:
         """Counts and bytes by kind, from the store's index as far as it holds."""

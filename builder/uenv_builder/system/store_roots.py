@@ -76,8 +76,21 @@ def make_root(kind: RootKind, path: Path, references: References, *, plan: str, 
 
 def write_root(store: Path, root: Root) -> None:
     """Put it into the store, in place of the one with the same host, path and plan. Raises BuildError."""
+    write_json(_file_of(store, root), {"format": _FORMAT, **asdict(root)})
+
+
+def is_written(store: Path, root: Root) -> bool:
+    """Whether the store has this root, whoever wrote it, and what it stands for is there."""
+    try:
+        written = _read_root(_file_of(store, root))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return replace(written, user=root.user) == root and _look_at(root)[0] == "live"
+
+
+def _file_of(store: Path, root: Root) -> Path:
     identity = hashlib.sha256(repr((root.kind, root.host, root.path, root.plan)).encode()).hexdigest()
-    write_json(store / "roots" / f"{identity[:32]}.json", {"format": _FORMAT, **asdict(root)})
+    return store / "roots" / f"{identity[:32]}.json"
 
 
 def judge_roots(store: Path, users: AbstractSet[str], forget_hosts: Sequence[str] = ()) -> list[JudgedRoot]:
@@ -94,11 +107,7 @@ def _read_roots(store: Path) -> Iterable[tuple[Path, Root]]:
         if file.name.startswith(TEMPORARY):
             continue
         try:
-            document = json.loads(file.read_bytes())
-            if document.pop("format") != _FORMAT:
-                raise ValueError("it was written by a newer version")
-            root = Root(**document)
-            yield file, replace(root, steps=tuple(root.steps), downloads=tuple(root.downloads))
+            yield file, _read_root(file)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -108,14 +117,25 @@ def _read_roots(store: Path) -> Iterable[tuple[Path, Root]]:
             ) from error  # fmt: skip
 
 
+def _read_root(file: Path) -> Root:
+    document = json.loads(file.read_bytes())
+    if document.pop("format") != _FORMAT:
+        raise ValueError("it was written by a newer version")
+    root = Root(**document)
+    return replace(root, steps=tuple(root.steps), downloads=tuple(root.downloads))
+
+
 def _judge(file: Path, root: Root, users: AbstractSet[str], forget_hosts: Sequence[str]) -> JudgedRoot:
     if root.user and root.user in users:
         return JudgedRoot(file, root, "live", "its build is at work", root.references)
-    look = _look_at_build if root.kind == "build" else _look_at_lock
-    verdict, reason, references = look(root)
+    verdict, reason, references = _look_at(root)
     if verdict == "unseen" and any(fnmatch.fnmatch(root.host, pattern) for pattern in forget_hosts):
         verdict, reason = "gone", f"it is not to be seen from here, and {root.host} is to be forgotten"
     return JudgedRoot(file, root, verdict, reason, references)
+
+
+def _look_at(root: Root) -> tuple[Verdict, str, References]:
+    return _look_at_build(root) if root.kind == "build" else _look_at_lock(root)
 
 
 def _look_at_build(root: Root) -> tuple[Verdict, str, References]:
