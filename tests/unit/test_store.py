@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from uenv_builder.model.errors import BuildError, LockError
-from uenv_builder.system import store_index
+from uenv_builder.system import store_entries, store_index
 from uenv_builder.system.events import Silent
-from uenv_builder.system.files import TEMPORARY, lock_file
+from uenv_builder.system.files import TEMPORARY, lock_file, sha256_of
 from uenv_builder.system.store import Damage, Limits, References, Store
 from uenv_builder.system.store_entries import step_lock
 
@@ -527,3 +527,17 @@ def test_a_store_of_somebody_else():
     assert re.match(r"6 error\[no-permission\]: \S+: Permission denied .*\n  hint: set UENV_CACHE", done.stdout), (
         done.stderr
     )
+
+
+def test_files_whose_writer_knows_their_hash_are_not_read_again(store, monkeypatch):
+    read = []
+    monkeypatch.setattr(store_entries, "sha256_of", lambda path: read.append(path.name) or sha256_of(path))
+
+    def build(folder):
+        (folder / "known").write_bytes(b"known")
+        (folder / "other").write_bytes(b"other")
+        return {"known": hashlib.sha256(b"known").hexdigest()}
+
+    folder = store.step("a" * 64, build)
+    assert read == ["other"]
+    assert store_entries.step_damage(folder, sha256_of) is None

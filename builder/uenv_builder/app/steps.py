@@ -78,26 +78,31 @@ class StepRunner:
         if (folder := self.session.store.step_folder(step.id)) is not None:
             return folder
 
-        def build(into: Path) -> None:
-            self._build(step, into, [folders[identity] for identity in step.inputs])
+        def build(into: Path) -> Mapping[str, str]:
+            hashed = self._build(step, into, [folders[identity] for identity in step.inputs])
             self.built.append(step.name)
+            return hashed
 
         label = result_label(step, self.inputs.recipe.name)
         return self.session.store.step(step.id, build, listener=self.session.listener, label=label)
 
-    def _build(self, step: Step, into: Path, below: Sequence[Path]) -> None:
+    def _build(self, step: Step, into: Path, below: Sequence[Path]) -> Mapping[str, str]:
+        """Fill the folder `into`; returns what is known of its files' sha256."""
         if step.kind == "squashfs":
             self._write_squashfs(below, into)
-        elif step.kind == "oci":
+            return {}
+        if step.kind == "oci":
             with self.session.listener.task("writing the OCI image"):
                 layers = [read_layer(folder) for folder in below]
                 write_oci_layout(layers, self.inputs.config, into / "oci", reference=self.reference)
-        else:
-            entries = self._layers.entries(step, below)
-            with self._processors, self.session.listener.task(f"layer {step.name}"):
-                write_layer(
-                    self._until_stopped(entries), into, level=self._options.level, block_size=self._options.block_size
-                )
+            return {f"oci/blobs/sha256/{layer.digest}": layer.digest for layer in layers}
+        entries = self._layers.entries(step, below)
+        with self._processors, self.session.listener.task(f"layer {step.name}"):
+            options = self._options
+            layer = write_layer(
+                self._until_stopped(entries), into, level=options.level, block_size=options.block_size
+            )  # fmt: skip
+        return {layer.blob.name: layer.digest}
 
     def _until_stopped(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         # An interruption reaches the main thread only: the others look for it between two files.

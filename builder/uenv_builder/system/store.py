@@ -20,7 +20,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,10 @@ __all__ = ["Collected", "Damage", "Limits", "References", "Removal", "Store", "S
 
 _ATTEMPTS = 3
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTEMPTY}
+
+
+Fill = Callable[[Path], Mapping[str, str] | None]
+"""Fills the folder of a result; answers with the sha256 of files, by their names in it, that it knows already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,8 @@ class Store:
         return path
 
     def step(
-        self, step_id: str, build: Callable[[Path], None], *, listener: Listener | None = None, label: str = ""
-    ) -> Path:
+        self, step_id: str, build: Fill, *, listener: Listener | None = None, label: str = ""
+    ) -> Path:  # fmt: skip
         """The folder of a step's result: the stored one, else the one that `build` fills.
 
         Two processes that build the same step do so one after the other; the second finds the first one's result.
@@ -142,7 +146,7 @@ class Store:
                 return found
             return self._make(step_id, build, label)
 
-    def _make(self, step_id: str, build: Callable[[Path], None], label: str) -> Path:
+    def _make(self, step_id: str, build: Fill, label: str) -> Path:
         path = self._step_path(step_id)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,12 +249,12 @@ class Store:
         return clean_up.run()
 
 
-def _fill(new: Path, build: Callable[[Path], None], label: str) -> None:
+def _fill(new: Path, build: Fill, label: str) -> None:
     try:
-        build(new)
+        hashed = build(new)
         if label:
             write_text(new / LABEL, f"{label}\n")
-        write_sums(new)
+        write_sums(new, hashed)
     except (OSError, UenvError) as error:
         if not (new / BEGUN).exists():
             raise _taken_for_dead(new) from error

@@ -75,19 +75,21 @@ def step_lock(root: Path, step_id: str) -> Path:
     return root / "locks" / step_id
 
 
-def write_sums(folder: Path) -> None:
+def write_sums(folder: Path, hashed: Mapping[str, str] | None = None) -> None:
     """Write the size and sha256 of every file below `folder` into its sums.json; links are followed by nobody.
 
-    Several names of one file (hard links) are read once.
+    Several names of one file (hard links) are read once. `hashed` has the sha256 of files whose writer knows it, by
+    their names below `folder`: these are not read again.
     """
     sums: dict[str, dict[str, int | str]] = {}
     known: dict[tuple[int, int], str] = {}
     for path in _files(folder):
         status = path.lstat()
         identity = (status.st_dev, status.st_ino)
+        name = str(path.relative_to(folder))
         if identity not in known:
-            known[identity] = sha256_of(path)
-        sums[str(path.relative_to(folder))] = {"size": status.st_size, "sha256": known[identity]}
+            known[identity] = (hashed or {}).get(name) or sha256_of(path)
+        sums[name] = {"size": status.st_size, "sha256": known[identity]}
     write_json(folder / SUMS, sums)
 
 
