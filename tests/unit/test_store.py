@@ -242,7 +242,7 @@ def test_a_dry_run_says_what_a_clean_up_does_and_does_nothing(store):
 def result(store: Store, number: int, label: str = "", *, age: float = 0.0) -> str:
     """A stored result of 1000 bytes and its label, last used `age` seconds ago; its id."""
     step_id = f"{number:02x}" * 32
-    path = store.step(step_id, lambda folder: (folder / "data").write_bytes(bytes(1000)), label=label)
+    path = store.step(step_id, lambda folder: (folder / "data").write_bytes(bytes(1000)) and None, label=label)
     make_older(path, age)
     return step_id
 
@@ -487,7 +487,7 @@ def test_a_step_without_space_is_not_there(store):
     done = run_python(f"""
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
-            Store(Path({str(store.root)!r})).step({STEP!r}, lambda folder: (folder / "f").write_bytes(bytes(200_000)))
+            Store(Path({str(store.root)!r})).step({STEP!r}, lambda folder: (folder / "f").write_bytes(bytes(200_000)) and None)
         except UenvError as error:
             print(error.exit_code, error)
     """)
