@@ -104,7 +104,7 @@ def finish(process):
 def step(store, number, *, age=0.0):
     """A result of 100 bytes, last used `age` seconds ago; its id."""
     step_id = f"{number:02x}" * 32
-    path = store.step(step_id, lambda folder: (folder / "data").write_bytes(bytes(100)))
+    path = store.step(step_id, lambda folder: (folder / "data").write_bytes(bytes(100)) and None)
     make_older(path, age)
     return step_id
 
@@ -198,7 +198,7 @@ def test_ten_thousand_entries_are_counted_from_the_index(large_store, looked_int
 def test_of_a_large_store_only_what_is_new_is_looked_into(large_store, looked_into):
     large_store.info()
     looked_into.clear()
-    new = large_store.step("ab" * 32, lambda folder: (folder / "data").write_bytes(bytes(5)))
+    new = large_store.step("ab" * 32, lambda folder: (folder / "data").write_bytes(bytes(5)) and None)
     info = large_store.info()
     assert (info.steps, info.step_bytes) == (5001, 5000 * (GB + 10) + 5)
     assert looked_into == [new]
@@ -514,7 +514,7 @@ def test_a_result_that_lost_its_sums_is_made_again(store):
     step(store, 1)
     folder = store.root / "steps/01" / ("01" * 32)
     (folder / "sums.json").unlink()
-    assert store.step("01" * 32, lambda new: (new / "data").write_bytes(b"again")) == folder
+    assert store.step("01" * 32, lambda new: (new / "data").write_bytes(b"again") and None) == folder
     assert (folder / "data").read_bytes() == b"again"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
@@ -552,7 +552,7 @@ def test_killed_at_any_moment(store):
     assert unfinished(store) == []
     assert store.info().unfinished == 0
     for step_id in [f"{number:02x}" * 32 for number in range(12)]:
-        store.step(step_id, lambda folder: (folder / "data").write_bytes(b"x"))
+        store.step(step_id, lambda folder: (folder / "data").write_bytes(b"x") and None)
     assert removed(store.collect(EVERYTHING)) == [f"{number:02x}" * 32 for number in range(12)]
 
 
@@ -871,9 +871,13 @@ class Counting(Silent):
 
 def test_verify_finds_a_flipped_bit_with_several_threads_and_reads_shared_files_once(store, monkeypatch):
     size = 3 << 20
-    first = store.step("01" * 32, lambda folder: (folder / "layer").write_bytes(random.Random(1).randbytes(size)))
+    first = store.step(
+        "01" * 32, lambda folder: (folder / "layer").write_bytes(random.Random(1).randbytes(size)) and None
+    )
     store.step("02" * 32, lambda folder: os.link(first / "layer", folder / "blob"))
-    bad = store.step("03" * 32, lambda folder: (folder / "layer").write_bytes(random.Random(3).randbytes(size)))
+    bad = store.step(
+        "03" * 32, lambda folder: (folder / "layer").write_bytes(random.Random(3).randbytes(size)) and None
+    )
     for number in range(4, 40):
         step(store, number)
     with (bad / "layer").open("r+b") as file:

@@ -487,7 +487,8 @@ def test_a_step_without_space_is_not_there(store):
     done = run_python(f"""
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
-            Store(Path({str(store.root)!r})).step({STEP!r}, lambda folder: (folder / "f").write_bytes(bytes(200_000)) and None)
+            fill = lambda folder: (folder / "f").write_bytes(bytes(200_000)) and None
+            Store(Path({str(store.root)!r})).step({STEP!r}, fill)
         except UenvError as error:
             print(error.exit_code, error)
     """)
