@@ -74,6 +74,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     folder = output or default_output(prepared)
     _refuse_foreign(folder)
     if (image := _unchanged(session, prepared, folder)) is not None:
+        _keep(session, prepared, folder)
         report = _check(session, image, reusable_report(folder)) if test else None
         return BuildResult(image, report, (), len(prepared.plan.steps))
     from uenv_builder.app.steps import StepRunner
@@ -85,13 +86,18 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     with lock_file(folder.parent / f".{folder.name}.lock"):
         with session.store.in_use(references_of(prepared.plan, prepared.lock)):
             folders = runner.run()
-            keep_lock(session.store, prepared.loaded.lock_path(prepared.selection.uarch.name), prepared.lock)
-            keep_build(session.store, folder, prepared.plan)
+            _keep(session, prepared, folder)
             with session.listener.task("writing the build's folder"):
                 old_report = reusable_report(folder)
                 image = _write_folder(folder, prepared, folders, made=frozenset(runner.built))
         report = _check(session, image, old_report) if test else None
     return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps))
+
+
+def _keep(session: Session, prepared: Prepared, folder: Path) -> None:
+    """Have the store keep what the build and its lock refer to, as long as they are there."""
+    keep_lock(session.store, prepared.loaded.lock_path(prepared.selection.uarch.name), prepared.lock)
+    keep_build(session.store, folder, prepared.plan)
 
 
 def _refuse_foreign(folder: Path) -> None:
