@@ -5,6 +5,7 @@ What another host does is done here by processes whose locks nobody else sees, a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,11 +20,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from uenv_builder.model.errors import BuildError
-from uenv_builder.system import store_collect, store_index, store_presence
+from uenv_builder.system import store_collect, store_index, store_presence, store_verify
 from uenv_builder.system.events import Silent
 from uenv_builder.system.files import TEMPORARY, lock_file
 from uenv_builder.system.store import Damage, Limits, References, Store
@@ -175,21 +177,35 @@ def looked_into(monkeypatch):
     return found
 
 
+@pytest.fixture
+def listed(monkeypatch):
+    """The folders of the store that were listed."""
+    real, found = store_index._list_folder, []
+
+    def list_folder(folder, changed, known):
+        found.append(folder)
+        return real(folder, changed, known)
+
+    monkeypatch.setattr(store_index, "_list_folder", list_folder)
+    return found
+
+
 def timed(work):
     begun = time.perf_counter()
     result = work()
     return result, time.perf_counter() - begun
 
 
-def test_ten_thousand_entries_are_counted_from_the_index(large_store, looked_into, uenv):
+def test_ten_thousand_entries_are_counted_from_the_index(large_store, looked_into, listed, uenv):
     info, cold = timed(large_store.info)
     assert (info.downloads, info.download_bytes) == (5000, 5000 * GB)
     assert (info.steps, info.step_bytes) == (5000, 5000 * (GB + 10))
-    assert len(looked_into) == 10_000
+    assert (len(looked_into), len(listed)) == (10_000, 512)
     looked_into.clear()
+    listed.clear()
     again, warm = timed(large_store.info)
     assert again == info
-    assert looked_into == []
+    assert looked_into == listed == []
     outcome, whole = timed(lambda: uenv.ok("cache", "info", "--json", UENV_CACHE=str(large_store.root)))
     assert outcome.document["step_bytes"] == info.step_bytes
     print(f"\n10,000 entries: without index {cold:.2f} s, with it {warm:.3f} s; `uenv cache info` {whole:.2f} s")
@@ -763,6 +779,13 @@ def test_a_full_disk_is_explained_and_can_be_cleaned_up(tmp_path):
             store.step("fe" * 32, fill("fe" * 32))
         except UenvError as error:
             print(error)
+        for lock in (store.root / "locks").iterdir():
+            lock.unlink()
+        try:
+            for extra in range(100_000):
+                (store.root.parent / str(extra)).touch()
+        except OSError:
+            pass
         collected = store.collect(Limits(max_bytes=0))
         print(collected.removed, number, collected.blocked)
         assert store.step("fe" * 32, fill("fe" * 32)).is_dir()
@@ -770,7 +793,7 @@ def test_a_full_disk_is_explained_and_can_be_cleaned_up(tmp_path):
     """
     program = "\n".join([textwrap.dedent(PREAMBLE), textwrap.dedent(code)])
     (tmp_path / "disk").mkdir()
-    mounting = f'mount -t tmpfs -o size=3m none {tmp_path}/disk; exec "$0" -c "$1" {tmp_path}/disk/store'
+    mounting = f'mount -t tmpfs -o size=3m,nr_inodes=2000 none {tmp_path}/disk; exec "$0" -c "$1" {tmp_path}/disk/store'
     command = ["unshare", "-m", "sh", "-ec", mounting, sys.executable, program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if "unshare failed" in done.stderr or "permission denied" in done.stderr:
@@ -784,6 +807,20 @@ def test_a_full_disk_is_explained_and_can_be_cleaned_up(tmp_path):
     removals, number, *_ = done.stdout.splitlines()[-2].split()
     assert int(removals) == int(number) > 5
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_where_there_is_no_room_for_another_name_a_result_is_removed_in_its_place(store, monkeypatch):
+    step_id = step(store, 1)
+    real = Path.rename
+
+    def rename(path, target):
+        if f"{TEMPORARY}{step_id}-gone" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert removed(store.collect(EVERYTHING)) == [step_id]
+    assert not (store.root / "steps/01" / step_id).exists()
 
 
 @pytest.fixture
@@ -869,7 +906,7 @@ class Counting(Silent):
         yield Task()
 
 
-def test_verify_finds_a_flipped_bit_with_several_threads_and_reads_shared_files_once(store, monkeypatch):
+def test_verify_finds_a_flipped_bit_with_several_threads(store):
     size = 3 << 20
     first = store.step(
         "01" * 32, lambda folder: (folder / "layer").write_bytes(random.Random(1).randbytes(size)) and None
@@ -891,6 +928,26 @@ def test_verify_finds_a_flipped_bit_with_several_threads_and_reads_shared_files_
     assert done == total == 3 * size + 36 * 100
     assert told > 6  # also within one large file
     assert there(store, "01" * 32, "02" * 32, "03" * 32) == [True, True, False]
+
+
+def test_verify_reads_a_file_with_several_names_once(store, monkeypatch):
+    size = 3 << 20
+    first = store.step("01" * 32, lambda folder: (folder / "layer").write_bytes(bytes(size)) and None)
+    store.step("02" * 32, lambda folder: os.link(first / "layer", folder / "blob"))
+    read = []
+
+    class Digest:
+        def __init__(self):
+            self.real = hashlib.sha256()
+            self.hexdigest = self.real.hexdigest
+
+        def update(self, content):
+            read.append(len(content))
+            self.real.update(content)
+
+    monkeypatch.setattr(store_verify, "hashlib", SimpleNamespace(sha256=Digest))
+    assert store.verify(Silent()) == []
+    assert sum(read) == size
 
 
 def test_what_a_clean_up_takes_from_under_verify_is_no_damage(store):
