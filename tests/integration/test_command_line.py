@@ -260,7 +260,8 @@ def test_an_empty_store_is_sound_and_has_nothing_to_remove(alone):
     assert info.pop("root") == str(alone.cache)
     assert set(info.values()) == {0}
     assert alone.ok("cache", "verify", "--json").document == {"damaged": []}
-    assert alone.ok("cache", "gc", "--json").document == {"removed": 0, "freed_bytes": 0, "busy": False}
+    collected = alone.ok("cache", "gc", "--json").document
+    assert [collected[key] for key in ("removed", "freed_bytes", "busy", "entries")] == [0, 0, False, []]
     assert "sound" in alone.ok("cache", "verify").stdout
     assert "removed 0" in alone.ok("cache", "gc", "--max-size", "1.5G", "--older-than", "3").stdout
     refused(alone.run("cache", "gc", "--max-size", "much"), 2, "50G")

@@ -84,7 +84,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(folder.parent / f".{folder.name}.lock"):
-        with session.store.in_use(references_of(prepared.plan, prepared.lock)):
+        with session.store.in_use(references_of(prepared.plan, prepared.lock), listener=session.listener):
             folders = runner.run()
             _keep(session, prepared, folder)
             with session.listener.task("writing the build's folder"):

@@ -16,6 +16,7 @@ from uenv_builder.app.checking import check_recipe
 from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
+from uenv_builder.app.storing import keep_lock
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock, recipe_digest
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, Position, RecipeError, UsageError
@@ -75,6 +76,7 @@ def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade:
         if finding not in before:
             session.listener.note(str(finding))
     write_text(loaded.lock_path(uarch.name), dump_lock(lock))
+    keep_lock(session.store, loaded.lock_path(uarch.name), lock)
     return lock
 
 

@@ -220,10 +220,13 @@ class Downloader:
             # Errors of the network are none of the file's, hence nothing wider than the opening is explained.
             with explained(part):
                 file = part.open("a+b")
-            with file:
+            try:
                 received = Received(file, part)
                 self._complete(url, download, received, progress)
                 received.finish()
+            finally:
+                with explained(part):
+                    file.close()
 
         self._try(url, download.name, read, lambda: progress.reached)
 
