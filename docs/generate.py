@@ -14,10 +14,12 @@ import typer
 
 from uenv_builder.checks import CHECKS
 from uenv_builder.cli import app
+from uenv_builder.core.component_reader import component_schema
 from uenv_builder.core.contract_page import contract_page
 from uenv_builder.core.recipe_reader import recipe_schema
 from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.systems import load_systems, load_uarchs
+from uenv_builder.model import component as components
 from uenv_builder.model import recipe as model
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -40,6 +42,26 @@ def recipe_page() -> str:
         section = schema["$defs"][name]
         lines += [f"\n## {name}\n", inspect.getdoc(getattr(model, name)) or "", ""]
         lines += _table(section, getattr(model, name), set(section.get("required", ())))
+    return "\n".join(lines) + "\n"
+
+
+def component_page() -> str:
+    """Every key of a component.yaml."""
+    schema = component_schema()
+    lines = [
+        NOTE + "# Component\n",
+        "The file component.yaml of a folder below `components`; [how to build from source](../how-to/components.md)",
+        "shows how it is used. YAML as in recipes, but without `extends:` and `variables:`.\n",
+        *_table(schema, components.ComponentRecipe, set(schema["required"])),
+    ]
+    for name in _sections(schema, schema["$defs"]):
+        section, owner = schema["$defs"][name], getattr(components, name)
+        lines += [
+            f"\n## {name}\n",
+            inspect.getdoc(owner) or "",
+            "",
+            *_table(section, owner, set(section.get("required", ()))),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -187,6 +209,7 @@ def _cell(text: str) -> str:
 
 PAGES = {
     "recipe.md": recipe_page,
+    "component.md": component_page,
     "command-line.md": command_page,
     "checks.md": checks_page,
     "systems.md": systems_page,

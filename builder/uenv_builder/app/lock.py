@@ -172,6 +172,13 @@ def _require_components(loaded: LoadedRecipe) -> None:
         )
         for name in ("aws_ofi_nccl", "libfabric", "libcxi", "gdrcopy", "openmpi") if getattr(pins, name)
     ]  # fmt: skip
+    found += [
+        Diagnostic(
+            rule="no-component", message=f"components.{name}: this release checks components, and builds none yet",
+            position=loaded.evaluated.tree.key_position(("components", name)), hint="leave the component out",
+        )
+        for name in loaded.recipe.components
+    ]  # fmt: skip
     if found:
         raise IncompatibleError.collect(found)
 

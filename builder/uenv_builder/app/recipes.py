@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from uenv_builder.app.component_files import NO_COMPONENTS, LoadedComponents, load_components
 from uenv_builder.core.planning import AddedContent
 from uenv_builder.core.recipe_reader import EvaluatedRecipe, evaluate, merge_trees
 from uenv_builder.core.yaml_tree import YamlTree, read_yaml, suggest
@@ -30,6 +31,8 @@ class LoadedRecipe:
     evaluated: EvaluatedRecipe
     folders: tuple[Path, ...]
     """The recipe's own folder first, then those of the recipes that it extends."""
+    components: LoadedComponents = NO_COMPONENTS
+    """What it builds from source."""
 
     @property
     def recipe(self) -> Recipe:
@@ -88,7 +91,7 @@ def load_recipe(path: Path) -> LoadedRecipe:
     tree = _read_chain(path, chain)
     evaluated = evaluate(tree)
     folders = tuple(dict.fromkeys(file.parent for file in chain))
-    return LoadedRecipe(path, evaluated, folders)
+    return LoadedRecipe(path, evaluated, folders, load_components(evaluated, folders))
 
 
 def _read_chain(path: Path, chain: list[Path]) -> YamlTree:

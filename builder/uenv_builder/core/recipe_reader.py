@@ -38,6 +38,15 @@ FORMS = {
     r"^0?[0-7]{3}$": 'an octal mode in quotes, for example "0644"',
 }
 """The patterns of model/recipe.py in words."""
+COMPONENT_FORMS = {
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits in small letters, as sha256sum prints them",
+    r"^[0-9a-f]{40}([0-9a-f]{24})?$": "a commit's whole id, as `git rev-parse` prints it",
+    r"^[^\s\x00-\x1f]+$": "a URL or a path without blanks",
+    r"^pool/[^\s\x00-\x1f]+$": "a path below a mirror's root, for example pool/main/h/hwloc/hwloc_2.12.0.orig.tar.bz2",
+    r"^[^/\s\x00-\x1f][^\s\x00-\x1f]*$": "a relative path without blanks, for example patches/first.patch",
+    r"^[A-Za-z0-9_.,:+=@%/ -]*$": "letters, digits, blanks and _ . , : + = @ % / -",
+}
+"""Those of model/component.py that recipes do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,7 @@ def evaluate(tree: YamlTree) -> EvaluatedRecipe:
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        found += [_explain(details, tree) for details in error.errors()]
+        found += [explain(details, tree) for details in error.errors()]
     if recipe:
         found += _requirement_errors(recipe, tree)
     if found or recipe is None:
@@ -155,12 +164,13 @@ def _fill(value: Value, path: Path, variables: dict[str, str], tree: YamlTree, f
     return _VARIABLE.sub(replace, value)
 
 
-def _explain(details: ErrorDetails, tree: YamlTree) -> Diagnostic:
+def explain(details: ErrorDetails, tree: YamlTree, model: type[BaseModel] = Recipe) -> Diagnostic:
+    """What pydantic found wrong with a document that `model` describes, at its place and with a remedy."""
     path = _known_path(details["loc"])
     kind = details["type"]
     dotted = ".".join(str(part) for part in path)
     if kind == "extra_forbidden":
-        known = _fields_at(path[:-1])
+        known = _fields_at(path[:-1], model)
         hint = suggest(str(path[-1]), known) or f"known keys here: {', '.join(known)}"
         return Diagnostic(
             rule="unknown-key", message=f'unknown key "{dotted}"', position=tree.key_position(path), hint=hint
@@ -207,7 +217,7 @@ def _wrong_value(details: ErrorDetails, path: Path, tree: YamlTree) -> Diagnosti
         message = f'"{dotted}" is "{details["input"]}"; expected {expected}'
     elif details["type"] == "string_pattern_mismatch":
         pattern = str(context.get("pattern"))
-        hint = f"it takes {FORMS.get(pattern, pattern)}"
+        hint = f"it takes {(FORMS | COMPONENT_FORMS).get(pattern, pattern)}"
         if "[key]" in details["loc"]:
             message = f'"{path[-1]}" is no name for a part of "{".".join(map(str, path[:-1]))}"'
             return Diagnostic(rule="wrong-value", message=message, position=tree.key_position(path), hint=hint)
@@ -221,13 +231,13 @@ def _known_path(location: tuple[str | int, ...]) -> Path:
     return tuple(part for part in location if part != "[key]")
 
 
-def _fields_at(path: Path) -> list[str]:
-    model: type[BaseModel] | None = Recipe
+def _fields_at(path: Path, root: type[BaseModel]) -> list[str]:
+    model: type[BaseModel] | None = root
     for part in path:
         if model is None or not isinstance(part, str) or part not in model.model_fields:
             continue
         model = _section_of(model.model_fields[part].annotation)
-    return [*(_OWN_KEYS if not path else ()), *(model.model_fields if model else ())]
+    return [*(_OWN_KEYS if not path and root is Recipe else ()), *(model.model_fields if model else ())]
 
 
 def _section_of(annotation: object) -> type[BaseModel] | None:

@@ -138,6 +138,17 @@ class EdfSection(_Section):
     """Variables; `${NAME}` in a value means the host's variable."""
 
 
+class ComponentChoice(_Section):
+    """A component that is built from source into the image: docs/how-to/components.md."""
+
+    version: VersionText | None = None
+    """One of those that its component.yaml has; by default the one that `pins` names, else the first there."""
+    options: dict[Name, str] = {}
+    """Values of its options; the others keep their defaults."""
+    debug: bool = False
+    """Whether the image gets its debug symbols, too, as a layer of their own below /usr/lib/debug."""
+
+
 class AddedFile(_Section):
     """A file or folder of the recipe's own folder, and where it goes in the image."""
 
@@ -186,6 +197,8 @@ class Recipe(_Section):
     """Versions that the lock must agree with."""
     python: PythonSection = PythonSection()
     """Python packages from wheels."""
+    components: dict[Name, ComponentChoice] = {}
+    """Software built from source into the image, by the name of its folder; what it needs comes with it."""
     network: NetworkMode = "none"
     """Who brings the network stack: the image, hooks that take the host's or an artifact's, or nobody."""
     env: dict[str, str] = {}
