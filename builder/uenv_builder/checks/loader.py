@@ -93,6 +93,19 @@ class Loader:
                 queue.append(found)
         return missing
 
+    def find_opened(self, name: str, chain: Sequence[str]) -> str | None:
+        """The file that dlopen(`name`) gives where the last object of `chain` calls it; None where there is none.
+
+        Each object of `chain` was loaded by the one before it. Without a chain: as a program that names no folders.
+        """
+        caller: _Loaded | None = None
+        for path in chain:
+            elf = self.read(path)
+            caller = _Loaded(path, elf, caller) if elf else caller
+        nobody = _Loaded("/", ElfFile(MACHINES[self.machine], 0, dynamic=True), None)
+        found = self._find(name, caller or nobody)
+        return found.path if found else None
+
     def read(self, path: str) -> ElfFile | None:
         """The ELF file at `path`, links followed; None if there is none of the image's machine."""
         real = self.tree.resolve(path)

@@ -1,4 +1,4 @@
-"""Runs one of the programs of `inside/` with the image's Python, and takes the JSON document that it prints."""
+"""Runs one of the programs of `inside/`, mostly with the image's Python, and takes the JSON document that it prints."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from uenv_builder.model.errors import BuildError
 _INSIDE = Path(__file__).parent / "inside"
 _FOLDER = "/run/uenv-checks"
 _TAIL_LINES = 25
-_EMULATION_FACTOR = 4
+EMULATION_FACTOR = 4
+"""How much longer a program may take under qemu."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a program answered, or, where `document` is None, why it did not: the reason and its last lines."""
+    """What a program answered, or, where `document` is None, why it did not: the reason and its last lines.
+
+    `returncode` is None where it did not end in time; `log` is what it wrote to standard error.
+    """
 
     document: Mapping[str, Json] | None
     reason: str = ""
     details: tuple[str, ...] = ()
+    returncode: int | None = None
+    log: str = ""
 
 
 def run_program(
@@ -43,23 +49,40 @@ def run_program(
     the sandbox could not be set up.
     """
     argv = [ctx.python, "-B", f"{_FOLDER}/{program}", *arguments]
-    limit = seconds * (_EMULATION_FACTOR if is_emulated(ctx) else 1)
+    return run_command(
+        ctx, argv, name=program, binds={_FOLDER: _INSIDE}, env=env, stdin=json.dumps(request), seconds=seconds, gpu=gpu
+    )
+
+
+def run_command(
+    ctx: CheckContext,
+    argv: Sequence[str],
+    *,
+    name: str,
+    binds: Mapping[str, Path],
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    seconds: int,
+    gpu: bool = False,
+) -> Answer:
+    """Run `argv`, called `name` in what is said of it, as `run_program` does; `env` is added to the image's."""
+    limit = seconds * (EMULATION_FACTOR if is_emulated(ctx) else 1)
     try:
         done = ctx.image.run_inside(
-            argv, env={**ctx.env, **(env or {})}, binds={_FOLDER: _INSIDE}, stdin=json.dumps(request), timeout=limit,
-            gpu=gpu,
-        )  # fmt: skip
+            argv, env={**ctx.env, **(env or {})}, binds=binds, stdin=stdin, timeout=limit, gpu=gpu
+        )
     except BuildError as error:
         if error.diagnostics[0].rule != "timeout":
             raise
         first, *rest = error.diagnostics[0].message.splitlines()
         return Answer(None, first, tuple(line.strip() for line in rest))
-    if done.returncode != 0:
-        return Answer(None, f"{program} ended with {_describe(done.returncode)}", _tail(done.stderr or done.stdout))
+    code, log = done.returncode, done.stderr
+    if code != 0:
+        return Answer(None, f"{name} ended with {_describe(code)}", _tail(log or done.stdout), code, log)
     document = _last_answer(done.stdout)
     if document is None:
-        return Answer(None, f"{program} printed no result", _tail(done.stdout + done.stderr))
-    return Answer(document)
+        return Answer(None, f"{name} printed no result", _tail(done.stdout + log), code, log)
+    return Answer(document, returncode=code, log=log)
 
 
 def is_emulated(ctx: CheckContext) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from uenv_builder.checks.interface import CheckContext, CheckKind, WantedCheck
 from uenv_builder.checks.parameters import read_reasons, read_texts
+from uenv_builder.core.nccl_network import plugin_candidates
 from uenv_builder.model.report import CheckResult
 from uenv_builder.system.process import failure
 
@@ -18,7 +19,8 @@ class StaticRequest:
     """What the process is asked: JSON's types only.
 
     `outside` has names (globs) of libraries that need not be in the image, with the reason; `nccl` and `cuda` are the
-    versions that the lock pins; `wanted` has the checks' parameters by their names, in the order to run them.
+    versions that the lock pins; `plugins` are the names that NCCL opens, in its order; `wanted` has the checks'
+    parameters by their names, in the order to run them.
     """
 
     machine: str
@@ -27,6 +29,7 @@ class StaticRequest:
     outside: Mapping[str, str] = field(default_factory=dict)
     nccl: str | None = None
     cuda: str | None = None
+    plugins: Sequence[str] = ()
     wanted: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
 
@@ -58,6 +61,7 @@ def make_request(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> StaticRequ
         outside=outside,
         nccl=accelerator.nccl if accelerator else None,
         cuda=accelerator.cuda if accelerator else None,
+        plugins=plugin_candidates(ctx.env),
         wanted=parameters,
     )
 

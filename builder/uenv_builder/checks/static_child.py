@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 
 from uenv_builder.checks.elf import ElfChecks
 from uenv_builder.checks.image_tree import ImageTree
+from uenv_builder.checks.net_plugin import check_plugin
 from uenv_builder.checks.static import StaticRequest
 from uenv_builder.checks.wheels import check_records
 from uenv_builder.model.report import CheckResult
@@ -41,6 +42,8 @@ def _run_one(name: str, parameters: Mapping[str, Sequence[str]], elf: ElfChecks,
             return elf.check_nccl(request.nccl)
         case "cudart-link":
             return elf.check_cudart(request.cuda)
+        case "net-plugin":
+            return check_plugin(elf.tree, request)
         case _:
             return check_records(elf.tree)
 
