@@ -22,7 +22,7 @@ from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.report import CheckResult, Report
-from uenv_builder.model.system import Uarch
+from uenv_builder.model.system import System, Uarch
 from uenv_builder.sandboxes import OpenImage, Sandbox
 from uenv_builder.system.files import sha256_of
 from uenv_builder.system.site_systems import read_site_systems
@@ -49,7 +49,9 @@ def run_report(session: Session, build: BuiltImage) -> Report:
     uarch = load_uarchs()[build.manifest["uarch"]]
     sandbox = sandbox_for(build)
     context = _context(build, uarch, sandbox, read_site_systems(session.settings.systems))
-    wanted = wanted_checks(build.manifest["checks"], context.lock)
+    system = load_system(build.manifest["system"], read_site_systems(session.settings.systems))
+    implied = network_checks(build.manifest["network"], system)
+    wanted = wanted_checks(build.manifest["checks"], context.lock, implied)
     started = datetime.now(tz=UTC).isoformat(timespec="seconds")
     if problems := sandbox.problems(uarch.machine):
         reason = "this machine cannot run the image: " + "; ".join(problem.reason for problem in problems)
@@ -85,9 +87,19 @@ def _context(build: BuiltImage, uarch: Uarch, sandbox: Sandbox, site: SystemFile
     )
 
 
-def wanted_checks(asked: Mapping[str, Mapping[str, Any]], lock: Lock | None) -> list[WantedCheck]:
-    """The checks that a recipe asks for, and torch's own and the allreduce for every image that has torch."""
-    implied = ["torch", "allreduce"] if lock and lock.accelerator else []
+def network_checks(network: str, system: System) -> tuple[str, ...]:
+    """The checks of an image that brings its own network stack; elsewhere the host does."""
+    if network != "image":
+        return ()
+    providers = ("net-providers",) if system.slingshot else ()
+    return ("net-plugin", "net-choice", *providers, "net-transport")
+
+
+def wanted_checks(
+    asked: Mapping[str, Mapping[str, Any]], lock: Lock | None, further: Sequence[str] = ()
+) -> list[WantedCheck]:
+    """The checks that a recipe asks for, torch's own and the allreduce for every image that has torch, and `further`."""
+    implied = [*(["torch", "allreduce"] if lock and lock.accelerator else []), *further]
     wanted = []
     for name in [*asked, *(name for name in implied if name not in asked)]:
         parameters = dict(asked.get(name, {}))

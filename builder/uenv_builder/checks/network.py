@@ -63,7 +63,7 @@ class _Stack:
         accelerator = self.ctx.lock.accelerator if self.ctx.lock else None
         major, _, minor = ((accelerator.cuda if accelerator else None) or _CUDA).partition(".")
         cuda = ["-shared", "-fPIC", f"-DUENV_CUDA_VERSION={int(major) * 1000 + int(minor or 0) * 10}", "cudart_stub.c"]
-        outputs = {"net_program": ["net_program.c", "net_ring.c", "-ldl"]}
+        outputs = {"net_program": ["net_program.c", "net_ring.c", "-rdynamic", "-ldl"]}
         outputs |= dict.fromkeys(("libcudart.so", f"libcudart.so.{major}"), cuda)
         return compile_somehow(CProgram(program="net_program", outputs=outputs), self.ctx.uarch.machine, self.folder)
 

@@ -29,7 +29,7 @@ void check(struct rank *rank, int result, const char *call)
     if (result == 0)
         return;
     const char *name = result > 0 && result < 8 ? names[result] : "an unknown result";
-    rank_failed("%s answered %s (%d) in %s", call, name, result, rank->stage);
+    rank_failed("%s answered %s (%d), in the stage: %s", call, name, result, rank->stage);
 }
 
 static double now(void)
