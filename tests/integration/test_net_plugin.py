@@ -1,4 +1,4 @@
-"""The checks of the network stack on a small plugin of our own over TCP, and on faulty ones: every verdict is reached."""
+"""The checks of the network stack on a small plugin of our own over TCP, and on faulty ones, for each verdict."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def good(tmp_path_factory) -> Path:
 
 
 class FolderImage:
-    """A folder with this machine's C library and programs beside it, in bubblewrap, with the loopback interface only."""
+    """A folder with this machine's C library and programs beside it, in bubblewrap, with the loopback interface."""
 
     def __init__(self, root: Path, hidden: Sequence[str] = ()) -> None:
         self.root, self.hidden = root, hidden

@@ -98,7 +98,7 @@ def network_checks(network: str, system: System) -> tuple[str, ...]:
 def wanted_checks(
     asked: Mapping[str, Mapping[str, Any]], lock: Lock | None, further: Sequence[str] = ()
 ) -> list[WantedCheck]:
-    """The checks that a recipe asks for, torch's own and the allreduce for every image that has torch, and `further`."""
+    """The checks that a recipe asks for, torch's own and the allreduce for images that have torch, and `further`."""
     implied = [*(["torch", "allreduce"] if lock and lock.accelerator else []), *further]
     wanted = []
     for name in [*asked, *(name for name in implied if name not in asked)]:
