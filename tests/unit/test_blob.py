@@ -74,8 +74,8 @@ def test_the_bytes_of_a_layer_do_not_change_by_accident(tmp_path):
     """Every stored layer and every step's identity rest on this: raise the layer format when it changes on purpose."""
     layer = write(tmp_path / "layer", sample())
     assert layer.diff_id[:12] == "e5a655ccb408"
-    assert compressor_version().endswith(", level 3, blocks of 262144 bytes, layer format 2")
-    assert compressor_version(level=9, block_size=4096).endswith(", level 9, blocks of 4096 bytes, layer format 2")
+    assert compressor_version().endswith(", level 3, blocks of 262144 bytes, layer format 3")
+    assert compressor_version(level=9, block_size=4096).endswith(", level 9, blocks of 4096 bytes, layer format 3")
 
 
 def test_other_programs_read_the_tar(tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_squashfs import EPOCH, NOISE, Blocks, folder, one_of_each, read_back, superblock, symlink, uncompressed, write
 
-from uenv_builder.images.squashfs import layout, placement
+from sparse_images import Zeros, leave_out_zeros
+from uenv_builder.images.squashfs import image_file, layout
 from uenv_builder.images.squashfs.inode_writer import build_listing
 from uenv_builder.images.squashfs.link import link_images
 from uenv_builder.images.squashfs.reader import open_squashfs
@@ -99,18 +100,46 @@ def test_a_source_can_be_parts_of_several_files(tmp_path):
         blocks.source.read(len(area), 1)
 
 
-@pytest.mark.parametrize("broken", ["refused", "stops", "in pieces"])
-def test_data_is_copied_where_the_kernel_cannot(tmp_path, monkeypatch, broken):
-    real = os.copy_file_range
-
-    def copy(source, target, count, *offsets):
-        if broken == "refused":
-            raise OSError(18, "cross-device")
-        return real(source, target, min(count, 1000), *offsets) if broken == "in pieces" else 0
-
-    monkeypatch.setattr(placement.os, "copy_file_range", copy)
+def test_what_the_kernel_takes_in_pieces_is_written_and_hashed_whole(tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(image_file.os, "write", lambda target, data: real(target, data[:1000]))
     blocks = Blocks(tmp_path / "blocks")
-    assert write(one_of_each(blocks), tmp_path / "image", blocks) == read_back(tmp_path / "image")
+    root = one_of_each(blocks)
+    with blocks.finish():
+        written = write_image(root, [blocks.source], tmp_path / "image", block_size=4096, epoch=EPOCH)
+    assert written.sha256 == hashlib.sha256((tmp_path / "image").read_bytes()).hexdigest()
+    assert read_back(tmp_path / "image")[b"noise"][8] == NOISE
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 30])
+def test_a_full_disk_at_any_chunk_leaves_the_older_image(tmp_path, monkeypatch, chunk):
+    """Chunk 1 is told while others are read, chunk 30 is the last of all."""
+    real, calls = os.write, []
+
+    def full(target, data):
+        calls.append(target)
+        if len(calls) == chunk:
+            raise OSError(28, "No space left on device")
+        return real(target, data)
+
+    monkeypatch.setattr(image_file.os, "write", full)
+    (tmp_path / "image").write_bytes(b"older")
+    blocks = Blocks(tmp_path / "blocks")
+    names = (f"{number:02}".encode() for number in range(28))
+    root = folder({name: blocks.add(NOISE[:4096]) for name in names})
+    for node in root.children.values():  # each in a source of its own, so that each is a chunk
+        node.content = node.content._replace(source=Source([]))
+    with blocks.finish() as _:
+        for node in root.children.values():
+            node.content.source.__init__(blocks.source.pieces)
+        with pytest.raises(BuildError, match="no space left"):
+            write_image(
+                root, [node.content.source for node in root.children.values()], tmp_path / "image", block_size=4096,
+                epoch=EPOCH,
+            )  # fmt: skip
+    assert len(calls) == chunk
+    assert (tmp_path / "image").read_bytes() == b"older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocks", "image"]
 
 
 def test_a_source_that_became_shorter_is_an_error_and_leaves_the_older_image(tmp_path):
@@ -126,26 +155,21 @@ def test_a_source_that_became_shorter_is_an_error_and_leaves_the_older_image(tmp
 
 
 def test_files_and_images_of_more_than_4_gib(tmp_path, monkeypatch):
-    """The copy leaves out the first source, which is a hole: its blocks are zeros that are not compressed."""
+    """The first source's blocks are zeros that are not compressed."""
+    leave_out_zeros(monkeypatch)
     size = 5 << 30
-    with (tmp_path / "hole").open("w+b") as hole:
-        hole.truncate(size)
-        real = placement.copy_range
-        monkeypatch.setattr(
-            placement, "copy_range", lambda file, *rest: file == hole.fileno() or real(file, *rest)
-        )  # fmt: skip
-        zeros = Source([Piece(hole, 0, size)])
-        blocks = Blocks(tmp_path / "blocks", 1 << 20)
-        words = (1 << 20 | layout.STORED_BLOCK,) * 5120
-        root = folder(
-            {
-                b"big": Node("file", 0o644, content=FileData(size, zeros, 0, words)),
-                b"sparse": Node("file", 0o644, content=FileData(size, words=(0,) * 5120, sparse=size - 1)),
-                b"behind": blocks.add(NOISE * 30),
-            }
-        )
-        with blocks.finish():
-            write_image(root, [zeros, blocks.source], tmp_path / "image", block_size=1 << 20, epoch=EPOCH)
+    zeros = Zeros(5 << 10)
+    blocks = Blocks(tmp_path / "blocks", 1 << 20)
+    words = (1 << 20 | layout.STORED_BLOCK,) * 5120
+    root = folder(
+        {
+            b"big": Node("file", 0o644, content=FileData(size, zeros, 0, words)),
+            b"sparse": Node("file", 0o644, content=FileData(size, words=(0,) * 5120, sparse=size - 1)),
+            b"behind": blocks.add(NOISE * 30),
+        }
+    )
+    with blocks.finish():
+        write_image(root, [zeros, blocks.source], tmp_path / "image", block_size=1 << 20, epoch=EPOCH)
     with open_squashfs(tmp_path / "image") as image:
         assert image.size > size
         children = image.root.children

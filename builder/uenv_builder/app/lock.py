@@ -75,7 +75,7 @@ def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade:
     for finding in check_recipe(loaded, {uarch.name: lock}):
         if finding not in before:
             session.listener.note(str(finding))
-    write_text(loaded.lock_path(uarch.name), dump_lock(lock))
+    write_text(loaded.lock_path(uarch.name), dump_lock(lock), durable=True)
     keep_lock(session.store, loaded.lock_path(uarch.name), lock)
     return lock
 

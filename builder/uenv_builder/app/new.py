@@ -29,7 +29,7 @@ def write_starter(folder: Path, *, system: str, uarch: str | None = None) -> Pat
     Label.parse(f"{name}/{version}")
     text = load_template("recipe.yaml.j2").render(name=name, version=version, system=system, uarch=node_type)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    write_text(path, text, durable=True)
     return path
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uenv_builder.app.layer_making import LayerMaker
+from uenv_builder.app.outputs import IMAGE
 from uenv_builder.app.preparing import squashfs_options
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import result_label
@@ -89,8 +90,7 @@ class StepRunner:
     def _build(self, step: Step, into: Path, below: Sequence[Path]) -> Mapping[str, str]:
         """Fill the folder `into`; returns what is known of its files' sha256."""
         if step.kind == "squashfs":
-            self._write_squashfs(below, into)
-            return {}
+            return {IMAGE: self._write_squashfs(below, into / IMAGE)}
         if step.kind == "oci":
             with self.session.listener.task("writing the OCI image"):
                 layers = [read_layer(folder) for folder in below]
@@ -111,11 +111,7 @@ class StepRunner:
                 raise InterruptedError
             yield entry
 
-    def _write_squashfs(self, below: Sequence[Path], into: Path) -> None:
-        write_squashfs(
-            [read_layer(folder) for folder in below],
-            into / "image.squashfs",
-            self._options,
-            epoch=self.inputs.lock.epoch,
-            listener=self.session.listener,
-        )
+    def _write_squashfs(self, below: Sequence[Path], image: Path) -> str:
+        layers = [read_layer(folder) for folder in below]
+        epoch, listener = self.inputs.lock.epoch, self.session.listener
+        return write_squashfs(layers, image, self._options, epoch=epoch, listener=listener).sha256

@@ -26,7 +26,8 @@ class Unit:
     """One frame: `length` bytes from `offset` on in the blob, which hold `size` bytes of the tar stream.
 
     `raw` says that it is made of blocks that are not compressed, because its data does not become smaller. `zero` marks
-    a file's full block of zeros, which a squashfs does not store.
+    a file's full block of zeros, which a squashfs does not store. `check` is the XXH3-128 of the frame (16 bytes, the
+    canonical form): it finds what was damaged, and the blob's sha256 is what names it.
     """
 
     offset: int
@@ -34,6 +35,7 @@ class Unit:
     size: int
     raw: bool
     zero: bool
+    check: bytes
 
     def pieces(self) -> tuple[tuple[int, int], ...]:
         """What a squashfs stores of the unit, as (offset in the blob, length) each, in order.

@@ -82,19 +82,22 @@ def explained(path: Path) -> Iterator[None]:
 
 @overload
 def write_beside(
-    path: Path, mode: Literal["wb"] = "wb", *, permissions: int = 0o644
+    path: Path, mode: Literal["wb"] = "wb", *, permissions: int = 0o644, durable: bool = False
 ) -> AbstractContextManager[IO[bytes]]: ...
 
 
 @overload
-def write_beside(path: Path, mode: Literal["w"], *, permissions: int = 0o644) -> AbstractContextManager[IO[str]]: ...
+def write_beside(
+    path: Path, mode: Literal["w"], *, permissions: int = 0o644, durable: bool = False
+) -> AbstractContextManager[IO[str]]: ...
 
 
 @contextmanager
-def write_beside(path: Path, mode: str = "wb", *, permissions: int = 0o644) -> Iterator[IO[Any]]:
+def write_beside(path: Path, mode: str = "wb", *, permissions: int = 0o644, durable: bool = False) -> Iterator[IO[Any]]:
     """A file to write that takes the place of `path` when the body ends well, and is gone when it does not.
 
-    Text (mode `w`) is UTF-8 with line feeds. `permissions` are exact: no umask is taken off. Raises BuildError.
+    Text (mode `w`) is UTF-8 with line feeds. `permissions` are exact: no umask is taken off. What
+    is `durable` is on the disk then, for what nobody could make again after a power failure. Raises BuildError.
     """
     text = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     with explained(path):
@@ -106,16 +109,17 @@ def write_beside(path: Path, mode: str = "wb", *, permissions: int = 0o644) -> I
                 yield file
                 file.flush()
                 os.fchmod(file.fileno(), permissions)
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
-    with write_beside(path, "w") as file:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write `text` as UTF-8, whole or not at all; `durable` as for `write_beside`."""
+    with write_beside(path, "w", durable=durable) as file:
         file.write(text)
 
 

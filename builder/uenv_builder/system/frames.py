@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 import zstandard
+from xxhash import xxh3_128_digest
 
 from uenv_builder.model.segment import RAW_BLOCK, Unit
 
@@ -37,10 +38,16 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> int: ...  # noqa: D102
 
 
+class _Frame(NamedTuple):
+    content: bytes
+    raw: bool
+    check: bytes
+
+
 class _Job(NamedTuple):
     data: Data
     zero: bool
-    compressed: Future[bytes]
+    frame: Future[_Frame]
 
 
 def check_block_size(block_size: int) -> int:
@@ -65,7 +72,9 @@ class FrameWriter:
     """Writes a tar stream, given in pieces, to `out`, compressed by `threads` threads (0: one for each processor).
 
     Use it as a context manager: leaving it stops the threads, and `close` completes the stream. At most a few blocks
-    for each thread are in memory. `level` is zstd's. The digests, `size` and `units` are complete after `close`.
+    for each thread are in memory. `level` is zstd's, that of units that several files share is one higher:
+    what is small compresses worse, and there is little of it. The digests, `size` and `units` are complete after
+    `close`.
     """
 
     def __init__(self, out: Sink, *, level: int, block_size: int = BLOCK_SIZE, threads: int = 0) -> None:
@@ -104,7 +113,7 @@ class FrameWriter:
     def add_block(self, data: bytes) -> int:
         """Add a full block of a file; returns the number of its unit, which is the one after that of the last call."""
         self._flush()
-        self._begin(data, zero=data == self._zeros)
+        self._begin(data, self._level, zero=data == self._zeros)
         return self._begun - 1
 
     def close(self) -> None:
@@ -123,37 +132,39 @@ class FrameWriter:
     def _flush(self) -> None:
         if self._shared:
             data, self._shared = self._shared, bytearray()
-            self._begin(data, zero=False)
+            self._begin(data, min(self._level + 1, zstandard.MAX_COMPRESSION_LEVEL))
 
-    def _begin(self, data: Data, *, zero: bool) -> None:
-        while self._waiting and (len(self._waiting) >= self._most or self._waiting[0].compressed.done()):
+    def _begin(self, data: Data, level: int, *, zero: bool = False) -> None:
+        while self._waiting and (len(self._waiting) >= self._most or self._waiting[0].frame.done()):
             self._write_oldest()
         self._begun += 1
-        self._waiting.append(_Job(data, zero, self._pool.submit(self._compress, data)))
+        self._waiting.append(_Job(data, zero, self._pool.submit(self._compress, data, level)))
         self.tar_sha256.update(data)
 
     def _write_oldest(self) -> None:
-        data, zero, compressed = self._waiting.popleft()
-        frame = compressed.result()
+        data, zero, waiting = self._waiting.popleft()
+        frame = waiting.result()
+        self._out.write(frame.content)
+        self.blob_sha256.update(frame.content)
+        self.units.append(Unit(self.size, len(frame.content), len(data), frame.raw, zero, frame.check))
+        self.size += len(frame.content)
+
+    def _compress(self, data: Data, level: int) -> _Frame:
+        if (compressors := getattr(self._own, "compressors", None)) is None:
+            compressors = self._own.compressors = {}
+        if level not in compressors:
+            compressors[level] = self._compressor(level)
+        frame: bytes = compressors[level].compress(data)
         raw = len(frame) >= len(data)
         if raw:
             frame = raw_frame(data)
-        self._out.write(frame)
-        self.blob_sha256.update(frame)
-        self.units.append(Unit(self.size, len(frame), len(data), raw, zero))
-        self.size += len(frame)
+        return _Frame(frame, raw, xxh3_128_digest(frame))
 
-    def _compress(self, data: Data) -> bytes:
-        compressor: zstandard.ZstdCompressor | None = getattr(self._own, "compressor", None)
-        if compressor is None:
-            compressor = self._own.compressor = self._compressor()
-        return compressor.compress(data)
-
-    def _compressor(self) -> zstandard.ZstdCompressor:
+    def _compressor(self, level: int) -> zstandard.ZstdCompressor:
         # Low levels have windows below 1 MiB; one as large as the block makes a single segment of it at any level.
         window = self.block_size.bit_length() - 1
         return zstandard.ZstdCompressor(
             compression_params=zstandard.ZstdCompressionParameters(
-                compression_level=self._level, window_log=window, write_content_size=True, write_checksum=False
+                compression_level=level, window_log=window, write_content_size=True, write_checksum=False
             )
         )

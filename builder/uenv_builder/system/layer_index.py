@@ -19,7 +19,7 @@ from uenv_builder.model.segment import FilePlace, Segment, Unit, raw_length
 from uenv_builder.system.files import write_beside
 from uenv_builder.system.frames import check_block_size
 
-FORMAT = 2
+FORMAT = 3
 """Of blob, index and segment: raise it whenever the same entries give other bytes."""
 BLOB, INDEX, SEGMENT = "layer.tar.zst", "index.json", "segment.json"
 
@@ -28,6 +28,7 @@ _HEAD_SIZE = len(_HEAD % bytes(64))
 _FIELDS: tuple[type, ...] = (str, str, int, int, int, int, int, str, str)  # of a row: those of IndexEntry
 _KINDS = frozenset({"dir", "file", "symlink", "hardlink"})
 _RAW, _ZERO = 1, 2  # bits of a unit's third number
+_CHECK_SIZE = 16
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
 
 Document = dict[str, Any]
@@ -40,6 +41,7 @@ def write_index(layer: Layer, segment: Segment, folder: Path) -> None:
         {
             "format": FORMAT, "layer": layer.digest, "block_size": segment.block_size,
             "units": [[unit.length, unit.size, unit.raw * _RAW | unit.zero * _ZERO] for unit in segment.units],
+            "checks": b"".join(unit.check for unit in segment.units).hex(),
             "places": [
                 [place.first, place.blocks, place.fragment, place.offset]
                 for place in (segment.places[entry.path] for entry in _files(layer))
@@ -83,7 +85,7 @@ def read_segment(layer: Layer) -> Segment:
         if document["layer"] != layer.digest:
             raise ValueError(f"it belongs to the blob {document['layer']}, not to {layer.digest}")
         block_size = check_block_size(document["block_size"])
-        units = tuple(_units(document["units"], block_size))
+        units = tuple(_units(document["units"], bytes.fromhex(document["checks"]), block_size))
         if sum(unit.length for unit in units) != layer.size:
             raise ValueError(f"its units do not make up the {layer.size} bytes of the blob")
         files = _files(layer)
@@ -134,13 +136,16 @@ def _index_entry(row: list[str | int]) -> IndexEntry:
     return IndexEntry(*row)  # type: ignore[arg-type]  # the line above has compared the types
 
 
-def _units(rows: Sequence[Sequence[int]], block_size: int) -> Iterator[Unit]:
+def _units(rows: Sequence[Sequence[int]], checks: bytes, block_size: int) -> Iterator[Unit]:
+    if len(checks) != len(rows) * _CHECK_SIZE:
+        raise ValueError(f"{len(rows)} units have {len(checks)} bytes of checks")
     offset = 0
-    for length, size, kind in _whole_numbers(rows):
+    for number, (length, size, kind) in enumerate(_whole_numbers(rows)):
         expected = length == raw_length(size) if kind == _RAW else 0 < length < size
         if not expected or not 0 < size <= block_size or kind > _ZERO or (kind == _ZERO and size != block_size):
             raise ValueError(f"{[length, size, kind]} describes no unit")
-        yield Unit(offset, length, size, raw=kind == _RAW, zero=kind == _ZERO)
+        check = checks[number * _CHECK_SIZE : (number + 1) * _CHECK_SIZE]
+        yield Unit(offset, length, size, raw=kind == _RAW, zero=kind == _ZERO, check=check)
         offset += length
 
 

@@ -1,4 +1,4 @@
-"""Which parts of the sources an image needs, where they go, and their copying.
+"""Which parts of the sources an image needs, and where they go.
 
 What no file of the image refers to is left behind: blocks of files that a later layer replaced, and fragments whose
 files are all gone.
@@ -6,16 +6,12 @@ files are all gone.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from uenv_builder.images.squashfs.layout import NO_FRAGMENT, SIZE_MASK
 from uenv_builder.images.squashfs.tree import FileData, Source
-from uenv_builder.model.errors import BuildError
-
-_CHUNK = 1 << 20
 
 
 class Region(NamedTuple):
@@ -85,15 +81,10 @@ class Placement:
             return start, NO_FRAGMENT
         return start, self._moved[content.source].fragments[content.fragment]
 
-    def copy(self, target: int) -> None:
-        """Copy all regions into the file with the descriptor `target`. Raises OSError, and BuildError for a source
-        that has become shorter.
-        """
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The data of all regions, in their order. Raises what the sources' `chunks` raise."""
         for region in self.regions:
-            place = region.place
-            for file, offset, length in region.source.parts(region.start, region.length):
-                copy_range(file, offset, length, target, place)
-                place += length
+            yield from region.source.chunks(region.start, region.length)
 
     def _place_run(self, source: Source, index: int) -> None:
         moved = self._moved[source]
@@ -153,29 +144,3 @@ def _joined(extents: list[tuple[int, int]]) -> list[tuple[int, int]]:
             joined[-1] = (joined[-1][0], end)
         last = max(last, end)
     return joined
-
-
-def copy_range(source: int, offset: int, length: int, target: int, place: int) -> None:
-    """Copy bytes from one file to another, in the kernel where it can; neither's position matters or changes."""
-    try:
-        while length and (count := os.copy_file_range(source, target, length, offset, place)):
-            offset, place, length = offset + count, place + count, length - count
-    except OSError:
-        pass  # some pairs of file systems refuse; whatever else is wrong shows below again
-    while length:
-        chunk = os.pread(source, min(length, _CHUNK), offset)
-        if not chunk:
-            raise BuildError(
-                f"a file that is copied ends {length} bytes too early",
-                hint="let nothing write to the store while a build runs",
-            )
-        write_at(target, chunk, place)
-        offset, place, length = offset + len(chunk), place + len(chunk), length - len(chunk)
-
-
-def write_at(target: int, content: bytes, place: int) -> None:
-    """Write all of `content` at the byte `place` of a file."""
-    left = memoryview(content)
-    while left:
-        count = os.pwrite(target, left, place)
-        left, place = left[count:], place + count

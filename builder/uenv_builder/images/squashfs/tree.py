@@ -10,8 +10,10 @@ from itertools import accumulate
 from typing import BinaryIO, Literal, NamedTuple
 
 from uenv_builder.images.squashfs.layout import SIZE_MASK
+from uenv_builder.model.errors import BuildError
 
 NodeKind = Literal["dir", "file", "symlink", "block", "char", "fifo", "socket"]
+_CHUNK = 1 << 20
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
@@ -54,6 +56,19 @@ class Source:
             if taken:
                 yield file if isinstance(file, int) else file.fileno(), offset + skipped, taken
             start, length, index = start + taken, length - taken, index + 1
+
+    def chunks(self, start: int, length: int) -> Iterator[bytes | memoryview]:
+        """Those bytes in parts of at most 1 MiB, to be copied. Raises BuildError where a file has become shorter."""
+        for file, offset, size in self.parts(start, length):
+            for place in range(offset, offset + size, _CHUNK):
+                wanted = min(_CHUNK, offset + size - place)
+                chunk = os.pread(file, wanted, place)
+                if len(chunk) < wanted:
+                    raise BuildError(
+                        f"a file that is copied ends {wanted - len(chunk)} bytes too early",
+                        hint="let nothing write to the store while a build runs",
+                    )
+                yield chunk
 
     def read(self, start: int, length: int) -> bytes:
         """Those bytes; fewer when a file has become shorter since."""

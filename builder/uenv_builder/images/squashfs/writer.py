@@ -5,26 +5,28 @@ The bytes follow from the tree, the sources and the options alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from uenv_builder.images.squashfs import layout
 from uenv_builder.images.squashfs.compressors import packer
+from uenv_builder.images.squashfs.image_file import ImageFile
 from uenv_builder.images.squashfs.inode_writer import InodeWriter
 from uenv_builder.images.squashfs.layout import Compressor, Superblock
 from uenv_builder.images.squashfs.metadata import write_lookup_table
 from uenv_builder.images.squashfs.outline import Outline
-from uenv_builder.images.squashfs.placement import Placement, write_at
+from uenv_builder.images.squashfs.placement import Placement
 from uenv_builder.images.squashfs.tree import FileData, Node, Source
 from uenv_builder.system.files import write_beside
 
 
 class WrittenImage(NamedTuple):
-    """An image that was written: its inodes, and its size in bytes without padding."""
+    """An image that was written: its inodes, its size in bytes without padding, and the sha256 of its file."""
 
     inodes: int
     size: int
+    sha256: str
 
 
 def write_image(
@@ -38,14 +40,15 @@ def write_image(
     level: int | None = None,
     options: bytes = b"",
     first: Sequence[FileData] = (),
+    advance: Callable[[int], None] | None = None,
 ) -> WrittenImage:
     """Write the tree below `root` as an image at `out`, whole or not at all; what is there is replaced.
 
     Data comes in the order of `sources`, after that of the files `first`, as far as the tree refers to it; all of it
     has to be compressed by `compressor` in blocks of `block_size` bytes. `level` is that of the tables' compression;
-    `options` is what the image says of the data's, as on disk. `epoch` is the image's own time, in seconds. Raises
-    BuildError for a tree that squashfs cannot hold and where `out` cannot be written; ValueError for one that
-    contradicts itself.
+    `options` is what the image says of the data's, as on disk. `epoch` is the image's own time, in seconds. `advance`
+    is told how many bytes of data were copied, again and again. Raises BuildError for a tree that squashfs cannot hold
+    and where `out` cannot be written; ValueError for one that contradicts itself.
     """
     outline = Outline(root, block_size)
     head = layout.METADATA_HEADER.pack(len(options) | layout.STORED_METADATA) + options if options else b""
@@ -87,10 +90,12 @@ def write_image(
         bytes_used=size,
         **starts,
     )
-    with write_beside(out) as file:
-        target = file.fileno()
-        placement.copy(target)
-        padding = bytes(-size % layout.PADDING)
-        write_at(target, bytes(tables) + padding, placement.end)
-        write_at(target, layout.SUPERBLOCK.pack(*top) + head, 0)
-    return WrittenImage(outline.count, size)
+    with write_beside(out) as file, ImageFile(file.fileno()) as image:
+        image.append(layout.SUPERBLOCK.pack(*top) + head)
+        for chunk in placement.chunks():
+            image.append(chunk)
+            if advance:
+                advance(len(chunk))
+        image.append(bytes(tables) + bytes(-size % layout.PADDING))
+        sha256 = image.finish()
+    return WrittenImage(outline.count, size, sha256)
