@@ -6,11 +6,10 @@ over its attributes, anything else replaces what lies at its path, and whiteouts
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError
@@ -21,8 +20,7 @@ _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 
 
-@dataclass(frozen=True, slots=True)
-class MergedEntry:
+class MergedEntry(NamedTuple):
     """One object of the image: `entry` as the image shows it, and which layer (counted from 0) it comes from.
 
     `source` is the path, in that layer, of the file whose content it has; empty unless it is a file or a hard link.
@@ -65,8 +63,9 @@ def merge_layers(layers: Sequence[Layer]) -> MergedTree:
         _apply_whiteouts(root, layer)
         visible = [entry for entry in layer.entries if not _name(entry.path).startswith(_WHITEOUT)]
         folders = sorted((entry for entry in visible if entry.kind == "dir"), key=lambda entry: entry.path)
+        known = {"": root}
         for entry in [*folders, *(entry for entry in visible if entry.kind != "dir")]:
-            _place(root, entry, number)
+            _place(known, entry, number)
     found = {node.entry.path: node for node in _walk(root)}
     return MergedTree(_join_links(found, layers))
 
@@ -146,21 +145,33 @@ def _find(root: _Node, path: str) -> _Node | None:
     return node
 
 
-def _place(root: _Node, entry: IndexEntry, number: int) -> None:
-    folder = root
+def _place(known: dict[str, _Node], entry: IndexEntry, number: int) -> None:
+    """Put `entry` of the layer `number` in its place; `known` are directories by path, as they are now."""
     parent, _, name = entry.path.rpartition("/")
-    for part in parent.split("/") if parent else ():
+    folder = known.get(parent) or _folder(known, parent, entry, number)
+    existing = folder.children.get(name)
+    if existing is None or existing.entry.kind != "dir":
+        folder.children[name] = _Node(entry, number)
+        return
+    folder.children[name] = _Node(entry, number, existing.children if entry.kind == "dir" else {})
+    root = known[""]
+    known.clear()  # it, and what lies below it, is no longer there
+    known[""] = root
+
+
+def _folder(known: dict[str, _Node], path: str, entry: IndexEntry, number: int) -> _Node:
+    """The directory at `path`, where `entry` is to lie; made, with its parents, if it is not there."""
+    folder, at = known[""], ""
+    for part in path.split("/"):
+        at = f"{at}/{part}" if at else part
         below = folder.children.get(part)
         if below is None:
-            path = f"{folder.entry.path}/{part}".lstrip("/")
-            below = _Node(IndexEntry(path, "dir", 0o755, entry.mtime, 0, 0, 0, "", ""), number)
+            below = _Node(IndexEntry(at, "dir", 0o755, entry.mtime, 0, 0, 0, "", ""), number)
             folder.children[part] = below
         if below.entry.kind != "dir":
             raise _contradiction(entry, below.entry)
-        folder = below
-    existing = folder.children.get(name)
-    keeps = existing is not None and existing.entry.kind == entry.kind == "dir"
-    folder.children[name] = _Node(entry, number, existing.children if existing and keeps else {})
+        known[at] = folder = below
+    return folder
 
 
 def _contradiction(entry: IndexEntry, above: IndexEntry) -> BuildError:
@@ -173,10 +184,14 @@ def _contradiction(entry: IndexEntry, above: IndexEntry) -> BuildError:
     )
 
 
-def _walk(folder: _Node) -> Iterator[_Node]:
-    for _, node in sorted(folder.children.items()):
-        yield node
-        yield from _walk(node)
+def _walk(root: _Node) -> Iterator[_Node]:
+    ahead = [root]
+    while ahead:
+        folder = ahead.pop()
+        if folder is not root:
+            yield folder
+        if folder.children:
+            ahead += [node for _, node in sorted(folder.children.items(), reverse=True)]
 
 
 def _join_links(found: dict[str, _Node], layers: Sequence[Layer]) -> dict[str, MergedEntry]:
@@ -184,15 +199,19 @@ def _join_links(found: dict[str, _Node], layers: Sequence[Layer]) -> dict[str, M
     firsts: dict[tuple[int, str], str] = {}
     joined: dict[str, MergedEntry] = {}
     for number, layer in enumerate(layers):
-        files = {entry.path: entry for entry in layer.entries if entry.kind == "file"}
+        linked = {entry.target for entry in layer.entries if entry.kind == "hardlink"}
+        files = {entry.path: entry for entry in layer.entries if entry.path in linked}
         for entry in layer.entries:
             node = found.get(entry.path)
             if node is None or node.layer != number or entry.kind not in {"file", "hardlink"}:
                 continue
+            if entry.path not in linked and entry.kind == "file":
+                joined[entry.path] = MergedEntry(entry, number, entry.path)
+                continue
             source = entry.path if entry.kind == "file" else entry.target
             first = firsts.setdefault((number, source), entry.path)
-            shown = dataclasses.replace(files[source], path=entry.path)
+            shown = files[source]._replace(path=entry.path)
             if first != entry.path:
-                shown = dataclasses.replace(shown, kind="hardlink", size=0, target=first, sha256="")
+                shown = shown._replace(kind="hardlink", size=0, target=first, sha256="")
             joined[entry.path] = MergedEntry(shown, number, source)
     return {path: joined.get(path) or MergedEntry(node.entry, node.layer) for path, node in found.items()}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from uenv_builder.model.entry import EntryKind
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """What a layer's index says of one entry; fields as in `Entry`, `sha256` of the content of a file (else empty)."""
+class IndexEntry(NamedTuple):
+    """What a layer's index says of one entry; fields as in `Entry`, `sha256` of the content of a file (else empty).
+
+    A tuple, because images have tens of thousands of them.
+    """
 
     path: str
     kind: EntryKind

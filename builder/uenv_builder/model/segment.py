@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 RAW_HEAD = 9
 """Bytes of a frame before its first block: magic number, descriptor, content size in 4 bytes (RFC 8878, 3.1.1)."""
@@ -21,8 +22,7 @@ def raw_length(size: int) -> int:
     return RAW_HEAD + -(-size // RAW_BLOCK) * RAW_BLOCK_HEAD + size
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """One frame: `length` bytes from `offset` on in the blob, which hold `size` bytes of the tar stream.
 
     `raw` says that it is made of blocks that are not compressed, because its data does not become smaller. `zero` marks
@@ -53,8 +53,7 @@ class Unit:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FilePlace:
+class FilePlace(NamedTuple):
     """Where a file's content is: `blocks` units from the number `first` on, each a full block, then its tail.
 
     The tail, what is left after the full blocks, begins at `offset` in the uncompressed data of the unit `fragment`. A

@@ -42,17 +42,16 @@ def write_index(layer: Layer, segment: Segment, folder: Path) -> None:
             "format": FORMAT, "layer": layer.digest, "block_size": segment.block_size,
             "units": [[unit.length, unit.size, unit.raw * _RAW | unit.zero * _ZERO] for unit in segment.units],
             "checks": b"".join(unit.check for unit in segment.units).hex(),
-            "places": [
-                [place.first, place.blocks, place.fragment, place.offset]
-                for place in (segment.places[entry.path] for entry in _files(layer))
-            ],
+            "places": [segment.places[entry.path] for entry in _files(layer)],
         },
     )  # fmt: skip
-    rows = [[getattr(entry, name) for name in IndexEntry.__slots__] for entry in layer.entries]
     _write_document(
         folder / INDEX,
-        {"format": FORMAT, "digest": layer.digest, "size": layer.size, "diff_id": layer.diff_id, "entries": rows},
-    )
+        {
+            "format": FORMAT, "digest": layer.digest, "size": layer.size, "diff_id": layer.diff_id,
+            "entries": layer.entries,
+        },
+    )  # fmt: skip
 
 
 def read_layer(folder: Path) -> Layer:
@@ -133,7 +132,7 @@ def _files(layer: Layer) -> list[IndexEntry]:
 def _index_entry(row: list[str | int]) -> IndexEntry:
     if tuple(map(type, row)) != _FIELDS or row[1] not in _KINDS:
         raise ValueError(f"{row!r} describes no entry")
-    return IndexEntry(*row)  # type: ignore[arg-type]  # the line above has compared the types
+    return IndexEntry._make(row)  # the line above has compared the types
 
 
 def _units(rows: Sequence[Sequence[int]], checks: bytes, block_size: int) -> Iterator[Unit]:

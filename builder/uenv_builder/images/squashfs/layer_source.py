@@ -55,13 +55,13 @@ class LayerSource(Source):
             sparse=words.count(0) * self.segment.block_size,
         )
 
-    def chunks(self, start: int, length: int) -> Iterator[bytes | memoryview]:
+    def chunks(self, start: int, length: int) -> Iterator[bytes]:
         """As any source; `start` and `length` have to be those of whole units."""
         first, end = (bisect_left(self._unit_starts, place) for place in (start, start + length))
         if self._unit_starts[first] != start or self._unit_starts[end] != start + length:
             raise ValueError(f"the {length} bytes at {start} are not whole units")
         for units, data in self._read(first, end):
-            yield from _stored(units, data)
+            yield _stored(units, data)
 
     def verify_rest(self) -> None:
         """Read the units that nobody has asked for: then all of the blob is what was written."""
@@ -94,14 +94,12 @@ class LayerSource(Source):
                 raise damaged(self.layer.blob, f"the {unit.length} bytes at {unit.offset} are not what was written")
 
 
-def _stored(units: tuple[Unit, ...], data: bytes) -> Iterator[bytes | memoryview]:
+def _stored(units: tuple[Unit, ...], data: bytes) -> bytes:
     """What a squashfs stores of `units`, which are the bytes `data` of a blob."""
     if not any(unit.raw or unit.zero for unit in units):
-        yield data
-        return
+        return data
     view, start = memoryview(data), units[0].offset
-    for offset, length in _joined(units):
-        yield view[offset - start : offset - start + length]
+    return b"".join(view[offset - start : offset - start + length] for offset, length in _joined(units))
 
 
 def _joined(units: tuple[Unit, ...]) -> list[tuple[int, int]]:

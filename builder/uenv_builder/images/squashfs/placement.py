@@ -81,7 +81,7 @@ class Placement:
             return start, NO_FRAGMENT
         return start, self._moved[content.source].fragments[content.fragment]
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
+    def chunks(self) -> Iterator[bytes]:
         """The data of all regions, in their order. Raises what the sources' `chunks` raise."""
         for region in self.regions:
             yield from region.source.chunks(region.start, region.length)

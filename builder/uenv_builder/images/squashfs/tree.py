@@ -57,7 +57,7 @@ class Source:
                 yield file if isinstance(file, int) else file.fileno(), offset + skipped, taken
             start, length, index = start + taken, length - taken, index + 1
 
-    def chunks(self, start: int, length: int) -> Iterator[bytes | memoryview]:
+    def chunks(self, start: int, length: int) -> Iterator[bytes]:
         """Those bytes in parts of at most 1 MiB, to be copied. Raises BuildError where a file has become shorter."""
         for file, offset, size in self.parts(start, length):
             for place in range(offset, offset + size, _CHUNK):
