@@ -5,6 +5,7 @@ A verb's module is imported when it is asked for: `uenv check` shall not wait fo
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = next((word for word in given if not word.startswith("-")), None)
     if asked is not None and asked not in VERBS:
         pass_on(asked, given)
+    # Nearly all objects of a run live to its end: looking for cycles among them every 700 objects found nothing.
+    gc.set_threshold(100_000, 50, 100)
     app(args=given, prog_name="uenv")
 
 

@@ -13,17 +13,18 @@ from uenv_builder.core.planning import PlanInputs
 from uenv_builder.layers.bytecode import ByteCompiler, NativeCompiler
 from uenv_builder.layers.bytecode_modules import module_bytecode_entries
 from uenv_builder.layers.deb import deb_entries
-from uenv_builder.layers.finish import FinishRequest, finish_entries
+from uenv_builder.layers.finish import finish_entries
+from uenv_builder.layers.loader import loader_entries
 from uenv_builder.layers.safe_paths import SymlinkGuard, merge_usr
 from uenv_builder.layers.userland import userland_entries
 from uenv_builder.layers.wheel import Installation, wheel_entries
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
+from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedDeb, LockedWheel
 from uenv_builder.model.plan import Step
 from uenv_builder.system.download import Download
 from uenv_builder.system.files import sha256_of
-from uenv_builder.system.layer_blob import read_layer
 from uenv_builder.system.unpack import unpack_entries
 
 _BUILD_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -45,16 +46,17 @@ class LayerMaker:
         self._sources = sources
         self._unpacking = threading.Lock()
         self._compiler: ByteCompiler | None = None
-        self._kinds: dict[str, Callable[[Step, Sequence[Path]], Iterator[Entry]]] = {
+        self._kinds: dict[str, Callable[[Step, Sequence[Layer]], Iterator[Entry]]] = {
             "userland": self._userland,
             "bytecode": self._bytecode,
             "wheel": self._wheel,
             "files": self._files,
+            "loader": self._loader,
             "finish": self._finish,
         }
 
-    def entries(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:
-        """The entries of the layer `step`, after fetching what it needs; `below` are the folders of its inputs."""
+    def entries(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:
+        """The entries of the layer `step`, after fetching what it needs; `below` are the layers that are its inputs."""
         return self._kinds[step.kind](step, below)
 
     def downloads(self, steps: Sequence[Step]) -> list[Download]:
@@ -70,17 +72,17 @@ class LayerMaker:
             found += self._session.deb_downloads(self._compiler_debs())
         return found
 
-    def _userland(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+    def _userland(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         lock = self._inputs.lock
         debs = self._fetch(lock.userland.packages)
         return userland_entries(debs, epoch=lock.epoch, uarch=self._inputs.uarch)
 
-    def _bytecode(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+    def _bytecode(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         return module_bytecode_entries(
-            read_layer(below[0]), python=self._python, compiler=self._byte_compiler(), epoch=self._inputs.lock.epoch
+            below[0], python=self._python, compiler=self._byte_compiler(), epoch=self._inputs.lock.epoch
         )
 
-    def _wheel(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+    def _wheel(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         wheel = self._locked_wheel(step)
         path = self._session.fetch(self._session.wheel_downloads([wheel]))[wheel.sha256]
         compiler = self._byte_compiler() if self._inputs.recipe.python.byte_compile else None
@@ -91,7 +93,7 @@ class LayerMaker:
         wheels = python.wheels if python else ()
         return next(wheel for wheel in wheels if f"{wheel.name} {wheel.version}" == step.name)
 
-    def _files(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+    def _files(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         epoch, done = self._inputs.lock.epoch, set[str]()
         for added in self._inputs.added:
             path = merge_usr(added.path.strip("/"))
@@ -107,16 +109,12 @@ class LayerMaker:
                     path=path, kind="file", mode=int(added.mode, 8), mtime=epoch, size=added.size, content=content
                 )
 
-    def _finish(self, step: Step, below: Sequence[Path]) -> Iterator[Entry]:  # noqa: ARG002
+    def _loader(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
+        return loader_entries(below, machine=self._inputs.uarch.machine, epoch=self._inputs.lock.epoch)
+
+    def _finish(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         inputs = self._inputs
-        request = FinishRequest(
-            layers=[read_layer(folder) for folder in below],
-            machine=inputs.uarch.machine,
-            generated=inputs.generated,
-            workdir=inputs.config.workdir,
-            epoch=inputs.lock.epoch,
-        )
-        return finish_entries(request)
+        return finish_entries(inputs.generated, workdir=inputs.config.workdir, epoch=inputs.lock.epoch)
 
     @property
     def _python(self) -> str:

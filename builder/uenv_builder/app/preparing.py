@@ -18,7 +18,7 @@ from uenv_builder.model.plan import Plan, StepKind
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.system.layer_blob import compressor_version
 
-_LAYERS: tuple[StepKind, ...] = ("userland", "bytecode", "wheel", "files", "finish")
+_LAYERS: tuple[StepKind, ...] = ("userland", "bytecode", "wheel", "files", "loader", "finish")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.model.entry import Entry
+from uenv_builder.model.image import Layer
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
@@ -37,6 +38,7 @@ class StepRunner:
         self._layers = LayerMaker(self.session, self.inputs, self.sources)
         self._processors = threading.Semaphore(self.session.jobs)
         self._stopped = threading.Event()
+        self._read: dict[Path, Layer] = {}  # several steps are made from the same layers
         self._options = squashfs_options(self.inputs.recipe)
 
     def run(self) -> dict[str, Path]:
@@ -80,22 +82,26 @@ class StepRunner:
             return folder
 
         def build(into: Path) -> Mapping[str, str]:
-            hashed = self._build(step, into, [folders[identity] for identity in step.inputs])
+            hashed = self._build(step, into, [self._layer(folders[identity]) for identity in step.inputs])
             self.built.append(step.name)
             return hashed
 
         label = result_label(step, self.inputs.recipe.name)
         return self.session.store.step(step.id, build, listener=self.session.listener, label=label)
 
-    def _build(self, step: Step, into: Path, below: Sequence[Path]) -> Mapping[str, str]:
+    def _layer(self, folder: Path) -> Layer:
+        if folder not in self._read:
+            self._read[folder] = read_layer(folder)
+        return self._read[folder]
+
+    def _build(self, step: Step, into: Path, below: Sequence[Layer]) -> Mapping[str, str]:
         """Fill the folder `into`; returns what is known of its files' sha256."""
         if step.kind == "squashfs":
             return {IMAGE: self._write_squashfs(below, into / IMAGE)}
         if step.kind == "oci":
             with self.session.listener.task("writing the OCI image"):
-                layers = [read_layer(folder) for folder in below]
-                write_oci_layout(layers, self.inputs.config, into / "oci", reference=self.reference)
-            return {f"oci/blobs/sha256/{layer.digest}": layer.digest for layer in layers}
+                write_oci_layout(below, self.inputs.config, into / "oci", reference=self.reference)
+            return {f"oci/blobs/sha256/{layer.digest}": layer.digest for layer in below}
         entries = self._layers.entries(step, below)
         with self._processors, self.session.listener.task(f"layer {step.name}"):
             options = self._options
@@ -111,7 +117,6 @@ class StepRunner:
                 raise InterruptedError
             yield entry
 
-    def _write_squashfs(self, below: Sequence[Path], image: Path) -> str:
-        layers = [read_layer(folder) for folder in below]
+    def _write_squashfs(self, below: Sequence[Layer], image: Path) -> str:
         epoch, listener = self.inputs.lock.epoch, self.session.listener
-        return write_squashfs(layers, image, self._options, epoch=epoch, listener=listener).sha256
+        return write_squashfs(below, image, self._options, epoch=epoch, listener=listener).sha256

@@ -18,7 +18,8 @@ _REVISIONS: dict[StepKind, int] = {
     "bytecode": 1,
     "wheel": 1,
     "files": 1,
-    "finish": 1,
+    "loader": 1,
+    "finish": 2,
     "squashfs": 1,
     "oci": 1,
 }
@@ -60,7 +61,8 @@ def make_plan(inputs: PlanInputs) -> Plan:
     if inputs.added:
         options: Json = [asdict(content) for content in inputs.added]
         layers.append(_step(inputs, "files", "files of the recipe", options))
-    layers.append(_finish(inputs, layers))
+    layers.append(_loader(inputs, layers))
+    layers.append(_finish(inputs, layers[-1]))
     steps = [*layers, *_images(inputs, layers)]
     return Plan(id=digest_of([step.id for step in steps]), steps=tuple(steps))
 
@@ -83,14 +85,20 @@ def _wheel(inputs: PlanInputs, wheel: LockedWheel) -> Step:
     return _step(inputs, "wheel", f"{wheel.name} {wheel.version}", options, download=wheel.size)
 
 
-def _finish(inputs: PlanInputs, layers: Sequence[Step]) -> Step:
+def _loader(inputs: PlanInputs, layers: Sequence[Step]) -> Step:
+    # Apart from the last layer: it reads all libraries, and a changed variable does not change it.
+    options: Json = {"epoch": inputs.lock.epoch, "machine": inputs.uarch.machine}
+    return _step(inputs, "loader", "loader cache", options, layers)
+
+
+def _finish(inputs: PlanInputs, loader: Step) -> Step:
+    # It is made from no other layer, but its id stands for all of them.
     options: Json = {
         "epoch": inputs.lock.epoch,
-        "machine": inputs.uarch.machine,
         "generated": {path: [text, f"{mode:o}"] for path, (text, mode) in inputs.generated.items()},
         "workdir": inputs.config.workdir,
     }
-    return _step(inputs, "finish", "loader cache, environment and start scripts", options, layers)
+    return _step(inputs, "finish", "environment and start scripts", options, (loader,))
 
 
 def _images(inputs: PlanInputs, layers: Sequence[Step]) -> list[Step]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from uenv_builder.model.entry import Entry
 
@@ -23,3 +26,16 @@ def make_file(path: str, content: str | bytes, mode: int = 0o644, gid: int = 0) 
 def make_link(path: str, target: str) -> Entry:
     """A symlink with the text `target`."""
     return Entry(path=path, kind="symlink", mode=0o777, mtime=0, target=target)
+
+
+def with_parents(entries: Iterable[Entry], epoch: int) -> Iterator[Entry]:
+    """`entries` sorted by path, with the time `epoch`, each after the directories that it lies in."""
+    done: set[str] = set()
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        for folder in reversed(PurePosixPath(entry.path).parents):
+            if (path := str(folder)) not in {".", *done}:
+                done.add(path)
+                yield replace(make_folder(path), mtime=epoch)
+        if entry.kind != "dir" or entry.path not in done:
+            done.add(entry.path)
+            yield replace(entry, mtime=epoch)

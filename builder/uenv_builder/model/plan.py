@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-StepKind = Literal["userland", "bytecode", "wheel", "files", "finish", "squashfs", "oci"]
+StepKind = Literal["userland", "bytecode", "wheel", "files", "loader", "finish", "squashfs", "oci"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
