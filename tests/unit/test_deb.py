@@ -2,8 +2,8 @@ import lzma
 import tarfile
 
 import pytest
-from made_debs import COMPRESSORS, ar_of, folder, hardlink, make_deb, member, symlink, tar_of
 
+from made_debs import COMPRESSORS, ar_of, folder, hardlink, make_deb, member, symlink, tar_of
 from uenv_builder.layers.deb import deb_control, deb_entries
 from uenv_builder.model.errors import BuildError
 

@@ -4,8 +4,8 @@ import stat
 import tarfile
 
 import pytest
-from made_debs import folder, hardlink, make_deb, member, symlink
 
+from made_debs import folder, hardlink, make_deb, member, symlink
 from uenv_builder.layers.alternatives import read_alternatives
 from uenv_builder.layers.userland import userland_entries
 from uenv_builder.model.errors import BuildError

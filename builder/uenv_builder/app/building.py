@@ -20,6 +20,7 @@ from uenv_builder.images.oci import read_oci_layout
 from uenv_builder.model.errors import LockError, UsageError
 from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
+from uenv_builder.system.abandoned import remove_abandoned
 from uenv_builder.system.files import link_or_copy, lock_file, replace_folder, sha256_of, write_json, write_text
 from uenv_builder.system.store_entries import SUMS
 
@@ -73,6 +74,8 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     """
     folder = output or default_output(prepared)
     _refuse_foreign(folder)
+    for place in (folder.resolve().parent, folder):
+        remove_abandoned(place)
     if (image := _unchanged(session, prepared, folder)) is not None:
         _keep(session, prepared, folder)
         report = _check(session, image, reusable_report(folder)) if test else None

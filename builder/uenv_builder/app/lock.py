@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -33,6 +32,7 @@ from uenv_builder.model.recipe import DebianBase
 from uenv_builder.model.system import Uarch
 from uenv_builder.sources.apt import ResolvedUserland, UnknownPackagesError, UserlandRequest, resolve_userland
 from uenv_builder.sources.wheel import WheelRequest, read_accelerator, resolve_wheels
+from uenv_builder.system.abandoned import remove_abandoned, scratch_folder
 from uenv_builder.system.files import write_text
 
 _BUILD_MACHINES = ("amd64", "arm64")
@@ -75,6 +75,7 @@ def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade:
     for finding in check_recipe(loaded, {uarch.name: lock}):
         if finding not in before:
             session.listener.note(str(finding))
+    remove_abandoned(loaded.folder)
     write_text(loaded.lock_path(uarch.name), dump_lock(lock), durable=True)
     keep_lock(session.store, loaded.lock_path(uarch.name), lock)
     return lock
@@ -135,8 +136,7 @@ def _lock_userland(
     session: Session, loaded: LoadedRecipe, uarch: Uarch, older: Lock | None, upgrade: Upgrade
 ) -> LockedUserland:
     python = loaded.recipe.pins.python
-    with tempfile.TemporaryDirectory(prefix="uenv-lock-") as workspace:
-        place = Path(workspace)
+    with scratch_folder("uenv-lock-") as place:
         with session.listener.task(f"resolving Debian packages for {uarch.debian}"):
             keep = _versions(older.userland.packages, upgrade) if older else None
             image = _resolve(session, loaded, _image_request(loaded, uarch.debian), place, keep=keep)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from uenv_builder.sandboxes.emulation import ELF_MACHINES, Emulation, find_emula
 from uenv_builder.sandboxes.gpu_driver import add_driver_folder, driver_arguments, find_driver
 from uenv_builder.sandboxes.interface import TIMEOUT_RULE, Command, Problem
 from uenv_builder.sandboxes.trial import EXIT_CODE, PROGRAM, trial_image
+from uenv_builder.system.abandoned import scratch_folder
 from uenv_builder.system.process import Completed, find_program, install_hint, run, start
 
 _PREFIX = "uenv-sandbox: "
@@ -102,8 +102,8 @@ class BwrapSandbox:
             return [*missing, Problem("qemu", f"{machine} is not a machine that images are for", "choose another")]
         if missing:
             return missing
-        with tempfile.TemporaryDirectory(prefix="uenv-trial-") as folder:
-            image = Path(folder) / "trial.squashfs"
+        with scratch_folder("uenv-trial-") as folder:
+            image = folder / "trial.squashfs"
             image.write_bytes(trial_image(machine))
             try:
                 trial = BwrapSandbox(machine=machine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from uenv_builder.sources.wheel_findings import (
     find_yanked,
     notes_of,
 )
+from uenv_builder.system.abandoned import scratch_folder
 from uenv_builder.system.events import Listener
 from uenv_builder.system.process import Completed, run
 
@@ -83,8 +83,7 @@ def resolve_wheels(
     cannot be read or names a URL; NetworkError where the index cannot be asked.
     """
     target = _target(request)
-    with tempfile.TemporaryDirectory(prefix="uenv-wheels-") as workspace:
-        folder = Path(workspace)
+    with scratch_folder("uenv-wheels-") as folder:
         platform = _choose_platform(request, folder)
         _write_inputs(request, folder, keep or {}, upgrade)
         done = _compile_all(request, index, folder, platform, target)

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import IO, Any, Literal, overload
 
 from uenv_builder.model.errors import BuildError, UenvError
+from uenv_builder.system.store_process import process_mark
 
 TEMPORARY = ".tmp-"
-"""How the names of unfinished files and folders begin; whatever is left of a killed process can be removed."""
+"""How the names of unfinished files and folders begin; whatever is left of a killed process can be removed: the name
+goes on with what the thing will be, if need be, and says whose it is (`system/abandoned.py`)."""
 
 _NO_SPACE = {
     errno.ENOSPC: "no space left",
@@ -102,7 +104,7 @@ def write_beside(path: Path, mode: str = "wb", *, permissions: int = 0o644, dura
     text = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{process_mark()}-", dir=path.parent)
         unfinished = Path(name)
         try:
             with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
@@ -134,7 +136,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
     The two are exchanged in one step (renameat2), so that at any moment `path` is the old folder or the new one, whole;
     where the file system cannot do that, the old one is moved away first. A symbolic link stays: what it points to is
-    replaced. The unfinished folder is called `.tmp-NAME-` and something random, so that its owner can be told.
+    replaced. The unfinished folder's name says what it will be and whose it is.
     """
     place = path.resolve() if path.is_symlink() else path
     with explained(path):
@@ -152,7 +154,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary_folder(place: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{place.name[:100]}-", dir=place.parent))
+    return Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{place.name[:100]}-{process_mark()}-", dir=place.parent))
 
 
 def _swap(new: Path, place: Path) -> None:
@@ -206,7 +208,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         original = source.resolve()  # a link to a symbolic link would point elsewhere from its new folder
-        spare = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+        spare = target.with_name(f"{TEMPORARY}{process_mark()}-{secrets.token_hex(8)}")
         try:
             spare.hardlink_to(original)
         except OSError:

@@ -11,11 +11,11 @@ import contextlib
 import errno
 import secrets
 import time
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from uenv_builder.model.errors import BuildError
+from uenv_builder.system.abandoned import remove_abandoned
 from uenv_builder.system.files import TEMPORARY, explained, remove_tree
 from uenv_builder.system.store_entries import SUMS, StoredEntry
 from uenv_builder.system.store_index import list_unfinished, read_index
@@ -37,14 +37,13 @@ def remove_leftovers(root: Path, *, dry_run: bool = False) -> list[StoredEntry]:
         return left
     removed = [entry for entry in left if _remove(entry)]
     _forget_users(root, {user.name for user in dead})
-    for path in _stale_files(root):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    _remove_unfinished_files(root)
     return removed
 
 
 def tidy_after_the_dead(root: Path) -> None:
-    """Remove what dead users have left, as the next run does: one look into a small folder where there are none."""
+    """Remove what dead users have left, as the next run does: a look into three folders where there are none."""
+    _remove_unfinished_files(root)
     dead = {user.name for user in list_users(root)[1]}
     if not dead:
         return
@@ -125,10 +124,6 @@ def _forget_users(root: Path, names: AbstractSet[str]) -> None:
             (users_folder(root) / f"{name}.json").unlink()
 
 
-def _stale_files(root: Path) -> Iterator[Path]:
-    now = time.time()
+def _remove_unfinished_files(root: Path) -> None:
     for folder in (root, root / "roots", users_folder(root)):
-        for path in folder.glob(f"{TEMPORARY}*"):
-            with contextlib.suppress(OSError):
-                if now - path.lstat().st_mtime > GIVEN_UP:
-                    yield path
+        remove_abandoned(folder)

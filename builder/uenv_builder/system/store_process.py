@@ -55,6 +55,29 @@ def lives(process: Process | None, silence: float, limit: float = SILENCE) -> bo
     return silence < (SILENCE_AFTER_BOOT if booted_since else limit)
 
 
+def process_mark() -> str:
+    """This process in the name of a file: its boot, PID namespace, number and begin, without a hyphen."""
+    here = this_process()
+    return f"{_short(here.boot)}.{_digits(here.namespace)}.{here.pid}.{here.began}"
+
+
+def runs_by_mark(mark: str) -> bool | None:
+    """Whether the process of that mark runs; None where that cannot be known from here."""
+    here = this_process()
+    boot, namespace, pid, began = mark.split(".")
+    if not here.boot or (boot, namespace) != (_short(here.boot), _digits(here.namespace)):
+        return None
+    return _runs(Process(here.host, here.boot, here.namespace, int(pid), int(began)))
+
+
+def _short(boot: str) -> str:
+    return boot.replace("-", "")[:12] or "0"
+
+
+def _digits(namespace: str) -> str:
+    return "".join(filter(str.isdigit, namespace)) or "0"
+
+
 def _runs(process: Process) -> bool:
     try:
         os.kill(process.pid, 0)

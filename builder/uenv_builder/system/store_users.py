@@ -25,7 +25,7 @@ from typing import Literal
 from uenv_builder.model.errors import BuildError
 from uenv_builder.system.files import TEMPORARY, explained, lock_file
 from uenv_builder.system.store_entries import References
-from uenv_builder.system.store_process import SILENCE, SILENCE_OF_CLEAN_UP, Process, lives, this_process
+from uenv_builder.system.store_process import SILENCE, SILENCE_OF_CLEAN_UP, Process, lives, process_mark, this_process
 
 _BEAT = 10.0
 """Seconds between two signs of life of a clean-up."""
@@ -116,7 +116,7 @@ def write_user(root: Path, role: Role, references: References | None) -> Path:
     document = {"role": role, "process": asdict(here), "references": named}
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{TEMPORARY}{path.name}")
+        new = path.with_name(f"{TEMPORARY}{process_mark()}-{_TOKEN}")
         try:
             # Not brought to the disk: whoever crashes is no user any more.
             new.write_text(json.dumps(document), encoding="utf-8")

@@ -1,0 +1,159 @@
+"""Recipes that build in a second and ask nobody: made packages and wheels, locked, in a folder that serves by sha256."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import random
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from made_debs import folder, make_deb, member, symlink
+from uenv_builder.app.recipes import load_recipe
+from uenv_builder.core.lock_file import dump_lock, recipe_digest
+from uenv_builder.core.systems import load_uarchs
+from uenv_builder.model.lock import Lock
+from uenv_command import Uenv
+
+RECIPE = """\
+name: {name}
+version: "1.0"
+description: Shares layers with another one
+targets:
+  - system: generic-x86_64
+    uarch: x86_64
+base:
+  debian:
+    suite: trixie
+    essential: false
+    packages: [python3]
+pins:
+  python: "3.13"
+python:
+  byte_compile: false
+  requirements: [{requirements}]
+env:
+  DEMO: {name}
+"""
+
+
+@dataclass(frozen=True)
+class SmallRecipes:
+    """Two recipes that have all layers in common but one wheel and the last; `mirror` has what their locks name."""
+
+    alpha: Path
+    beta: Path
+    mirror: Path
+    config: Path
+
+    def uenv(self, folder: Path, cache: Path) -> OfflineUenv:
+        """The command in `folder`, with its store at `cache`, and no way to get anything but the mirror folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return OfflineUenv(folder, cache, self.config)
+
+
+@dataclass(frozen=True)
+class OfflineUenv(Uenv):
+    """The command with settings of its own."""
+
+    config: Path
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        return super().environment(XDG_CONFIG_HOME=str(self.config), **variables)
+
+
+def build_command(recipe: Path, *more: str) -> list[str]:
+    """The arguments that build a recipe into build/NAME."""
+    name = recipe.name
+    return ["build", str(recipe), "--locked", "--offline", "--no-test", "--json", "--output", f"build/{name}", *more]
+
+
+def make_small_recipes(place: Path, *, size: int = 400_000) -> SmallRecipes:
+    """Write all of it below `place`; each wheel holds about `size` bytes, half of which do not compress."""
+    mirror = place / "mirror"
+    debs = {name: _deb(place, name, size) for name in ("base-files", "python3", "libc6")}
+    shared = {f"shared{number}": _wheel(f"shared{number}", size) for number in range(3)}
+    recipes = {}
+    for name in ("alpha", "beta"):
+        wheels = {**shared, f"own-{name}": _wheel(f"own_{name}", size)}
+        recipes[name] = _recipe(place / "recipes" / name, mirror, debs, wheels)
+    config = place / "config"
+    (config / "uenv-builder").mkdir(parents=True)
+    (config / "uenv-builder/config.toml").write_text(f'mirror-folders = ["{mirror}"]\n')
+    return SmallRecipes(recipes["alpha"], recipes["beta"], mirror, config)
+
+
+def _content(name: str, size: int) -> bytes:
+    return random.Random(name).randbytes(size // 2) + f"{name}\n".encode() * (size // 2 // (len(name) + 1))
+
+
+def _deb(place: Path, name: str, size: int) -> bytes:
+    place.mkdir(parents=True, exist_ok=True)
+    below = f"./usr/lib/{name}"
+    members = [folder("./usr/"), folder("./usr/lib/"), folder(f"{below}/"), folder("./etc/")]
+    members += [member(f"{below}/data", _content(name, size)), symlink(f"{below}/link", "data")]
+    if name == "base-files":
+        members += [folder(f"./{each}/") for each in ("tmp", "var", "root", "proc", "dev", "sys")]
+        members += [member("./etc/debian_version", b"13.2\n")]
+    return make_deb(place / f"{name}.deb", *members, suffix=".zst").read_bytes()
+
+
+def _wheel(name: str, size: int) -> bytes:
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}/__init__.py": f"NAME = {name!r}\n".encode(), f"{name}/data.bin": _content(name, size),
+        **{f"{name}/part{number}.py": f"NUMBER = {number}\n".encode() * 20 for number in range(30)},
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+    }  # fmt: skip
+    rows = [f"{path},{_digest(content)},{len(content)}" for path, content in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            entry = zipfile.ZipInfo(path, (2024, 5, 6, 7, 8, 10))
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+def _digest(content: bytes) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def _recipe(place: Path, mirror: Path, debs: Mapping[str, bytes], wheels: Mapping[str, bytes]) -> Path:
+    place.mkdir(parents=True)
+    (place / "recipe.yaml").write_text(RECIPE.format(name=place.name, requirements=", ".join(wheels)))
+    loaded = load_recipe(place / "recipe.yaml")
+    packages = [
+        {"name": name, "version": "1.0", "architecture": "amd64", "suite": "trixie", "path": f"pool/{name}.deb",
+         **_keep(mirror, content)}
+        for name, content in debs.items()
+    ]  # fmt: skip
+    pins = [
+        {"name": name, "version": "1.0", "file": f"{name.replace('-', '_')}-1.0-py3-none-any.whl",
+         **_keep(mirror, content)}
+        for name, content in wheels.items()
+    ]  # fmt: skip
+    document = {
+        "lock-format": 1, "target": {"uarch": "x86_64", "debian": "amd64"}, "epoch": 1_700_000_000,
+        "recipe": {
+            "name": place.name, "version": "1.0", "digest": recipe_digest(loaded.recipe, load_uarchs()["x86_64"]),
+        },
+        "userland": {"releases": [], "packages": packages},
+        "python": {"version": "3.13", "platform": "x86_64-manylinux_2_40", "wheels": pins},
+    }  # fmt: skip
+    loaded.lock_path("x86_64").write_text(dump_lock(Lock.model_validate_json(json.dumps(document))))
+    return place
+
+
+def _keep(mirror: Path, content: bytes) -> dict[str, str | int]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = mirror / sha256[:2] / sha256
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return {"sha256": sha256, "size": len(content)}
