@@ -1,4 +1,4 @@
-"""Recipes that build in a second and ask nobody: made packages and wheels, locked, in a folder that serves by sha256."""
+"""Recipes that build in a second and ask nobody: made packages and wheels, locked, in a folder by sha256."""
 
 from __future__ import annotations
 
