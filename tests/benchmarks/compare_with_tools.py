@@ -1,158 +1,137 @@
-"""Times a build against the tools that people use for the same: dpkg-deb, uv, compileall, mksquashfs, tar and zstd.
+"""Times builds against the tools that people use for the same: buildah, pip, uv, mksquashfs, tar and zstd.
 
-    python tests/benchmarks/compare_with_tools.py RECIPE [--uarch UARCH] [--runs N]
+    python tests/benchmarks/compare_with_tools.py RECIPE [--runs N] [--case NAME] [--json FILE] [--write-docs PAGE]
+    python tests/benchmarks/compare_with_tools.py --json FILE --write-docs PAGE
 
-Both sides start from the same downloaded packages and make the same two things: a squashfs (zstd 3, 256 KiB blocks) and
-zstd-compressed tars of the same content. Runs alternate; the figures are wall seconds of whole processes, and their
-ratios run by run: below 1, the builder is faster. The second table is for a changed environment variable, with all
-else as it was.
+The second form measures nothing: it writes the page from results that are there. With --json, cases that were measured
+before on the same machine with the same recipe stay in the file, so that they can be run one by one.
+
+Cases: cold (an empty store but for the downloads), second (another environment with nine tenths of the wheels in
+common), variable (one environment variable changed), unchanged, size (of images), peaks (memory and disk), growth
+(memory and disk of payloads of several sizes). Exit codes: 0 measured, 2 cannot begin, 3 two sides did not make the
+same, 4 a command failed, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import uv
-import yaml
+from comparison.cases import CASES, Setting, say
+from comparison.contents import NotComparableError
+from comparison.estimate import estimated_seconds
+from comparison.machine import builder_commit, describe_machine, missing_tools
+from comparison.page import page
+from comparison.payload import PayloadError, adopt
+from comparison.processes import CommandError
+from comparison.report import terminal
+from comparison.results import MergeError, Results, load, merge, new_results, save
+from comparison.sides import Builder
+from comparison.workspace import free_bytes, workspace
 
 ROOT = Path(__file__).parents[2]
-SQUASHFS = [
-    "-comp",
-    "zstd",
-    "-Xcompression-level",
-    "3",
-    "-b",
-    "256K",
-    "-all-root",
-    "-no-xattrs",
-    "-quiet",
-    "-no-progress",
-]
 
 
-def run(*command: object, **options: object) -> None:
-    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, **options)
-
-
-def timed(work: Callable[[], None]) -> float:
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
-
-
-class Builder:
-    """Our side: the store's layers are removed before a full build, its downloads stay."""
-
-    def __init__(self, recipe: Path, uarch: str, place: Path, cache: Path) -> None:
-        self.recipe, self.uarch, self.place, self.cache = recipe, uarch, place, cache
-
-    def build(self) -> None:
-        command = [
-            "build",
-            self.recipe,
-            "--uarch",
-            self.uarch,
-            "--locked",
-            "--no-test",
-            "--quiet",
-            "--output",
-            self.place / "out",
-        ]
-        run(sys.executable, "-m", "uenv_builder.cli", *command, env={**os.environ, "UENV_CACHE": str(self.cache)})
-
-    def forget(self) -> None:
-        shutil.rmtree(self.cache / "steps", ignore_errors=True)
-
-    def change_variable(self, number: int) -> None:
-        text = (self.recipe / "recipe.yaml").read_text()
-        kept = "\n".join(line for line in text.splitlines() if "BENCHMARK" not in line)
-        (self.recipe / "recipe.yaml").write_text(f'{kept}\nenv: {{BENCHMARK: "{number}"}}\n')
-
-
-class Tools:
-    """The other side: a tree, compiled and packed."""
-
-    def __init__(self, lock: Path, place: Path, cache: Path) -> None:
-        document = yaml.safe_load(lock.read_text())
-        self.place = place
-        self.tree = place / "tree"
-        store = lambda pin: cache / "downloads" / pin["sha256"][:2] / pin["sha256"]  # noqa: E731
-        self.debs = [store(pin) for pin in document["userland"]["packages"]]
-        self.wheels = place / "wheels"
-        self.wheels.mkdir()
-        for pin in document["python"]["wheels"]:
-            (self.wheels / pin["file"]).symlink_to(store(pin))
-        self.packages = self.tree / f"usr/local/lib/python{document['python']['version']}/dist-packages"
-        self.platform = "aarch64-manylinux_2_39" if document["target"]["debian"] == "arm64" else "x86_64-manylinux_2_39"
-        self.python = document["python"]["version"]
-
-    def build(self) -> None:
-        shutil.rmtree(self.tree, ignore_errors=True)
-        self.tree.mkdir()
-        for deb in self.debs:
-            run("dpkg-deb", "-x", deb, self.tree)
-        options = ["--quiet", "--no-deps", "--no-index", "--no-cache", "--link-mode", "copy", "--no-python-downloads"]
-        options += ["--python-platform", self.platform, "--python-version", self.python, "--target", self.packages]
-        wheels = sorted(self.wheels.iterdir())
-        run(uv.find_uv_bin(), "pip", "install", *options, *wheels, stderr=subprocess.DEVNULL)
-        compileall = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", self.tree / "usr"]
-        subprocess.run([sys.executable, *compileall], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.pack()
-
-    def pack(self) -> None:
-        (self.place / "tools.squashfs").unlink(missing_ok=True)
-        run("mksquashfs", self.tree, self.place / "tools.squashfs", *SQUASHFS, stderr=subprocess.DEVNULL)
-        run("sh", "-c", f"tar -C {self.tree} -cf - . | zstd -3 -T0 -q -f -o {self.place}/tools.tar.zst")
-
-    def change_variable(self, number: int) -> None:
-        (self.tree / "etc").mkdir(exist_ok=True)
-        (self.tree / "etc/environment").write_text(f"BENCHMARK={number}\n")
-
-
-def table(title: str, pairs: list[tuple[float, float]]) -> None:
-    print(f"\n{title}\n{'':8}{'builder s':>12}{'tools s':>12}{'ratio':>8}")
-    for number, (ours, theirs) in enumerate(pairs, 1):
-        print(f"run {number:<4}{ours:12.2f}{theirs:12.2f}{ours / theirs:8.2f}")
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"median  {ours:12.2f}{theirs:12.2f}{statistics.median(a / b for a, b in pairs):8.2f}")
-
-
-def main() -> None:
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--uarch", required=True)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--cache", type=Path, help="a store whose downloads are used; default: an empty one")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="uenv-benchmark-") as folder:
-        place = Path(folder)
-        recipe, cache = place / "recipe", place / "cache"
-        shutil.copytree(arguments.recipe, recipe)
-        if arguments.cache:
-            shutil.copytree(arguments.cache / "downloads", cache / "downloads")
-        ours = Builder(recipe, arguments.uarch, place, cache)
-        ours.build()
-        theirs = Tools(recipe / f"{arguments.uarch}.lock.yaml", place, cache)
-        full, changed = [], []
-        for _ in range(arguments.runs):
-            ours.forget()
-            full.append((timed(ours.build), timed(theirs.build)))
-        for number in range(arguments.runs):
-            ours.change_variable(number)
-            theirs.change_variable(number)
-            changed.append((timed(ours.build), timed(theirs.pack)))
-        table("from downloaded packages to both images", full)
-        table("one environment variable changed", changed)
+    parser.add_argument("recipe", type=Path, nargs="?", help="a recipe's folder; without it nothing is measured")
+    parser.add_argument("--uarch", help="which of the recipe's locks; default: the only one, or this machine's")
+    parser.add_argument("--runs", type=int, default=5, help="rounds of each case (default 5)")
+    parser.add_argument(
+        "--slow-runs", type=int, default=2, help="of these, rounds in which buildah takes part (default 2)"
+    )
+    parser.add_argument("--no-buildah", action="store_true", help="leave buildah out; it needs root")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be given several times")
+    parser.add_argument(
+        "--growth", type=float, nargs="+", default=[1, 2, 5, 10], metavar="GB", help="payloads of that case"
+    )
+    cache = Path(os.environ.get("UENV_CACHE", "~/.cache/uenv-builder")).expanduser()
+    parser.add_argument(
+        "--cache", type=Path, default=cache, help=f"the store whose downloads are used (default {cache})"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="everything happens in a new folder in here; default: the temporary folder"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results there")
+    parser.add_argument("--write-docs", type=Path, metavar="PAGE", help="write the page from the results")
+    options = parser.parse_args(words)
+    if options.recipe is None and not (options.json and options.write_docs):
+        parser.error("give a recipe, or --json FILE with --write-docs PAGE")
+    return options
+
+
+def choose_uarch(recipe: Path, wanted: str | None) -> str:
+    """The lock to build from."""
+    names = sorted(path.name.removesuffix(".lock.yaml") for path in recipe.glob("*.lock.yaml"))
+    if wanted or not names:
+        return wanted or "x86_64"
+    return os.uname().machine if os.uname().machine in names else names[0]
+
+
+def measure_all(options: argparse.Namespace) -> Results:
+    """Measure the chosen cases; what is done is kept after each of them."""
+    with workspace(options.work) as place:
+        builder = Builder(place)
+        uarch = choose_uarch(options.recipe, options.uarch)
+        payload = adopt(options.recipe.resolve(), uarch, place / "recipes" / "original", source=options.cache,
+                        downloads=builder.downloads)  # fmt: skip
+        if free_bytes(place) < (needed := 4.2 * payload.download_bytes):
+            raise PayloadError(
+                f"{place}: has not the {needed / 1e9:.1f} GB of free disk that this takes; choose --work"
+            )
+        results = new_results(describe_machine(place), payload.describe(options.recipe))
+        if options.json and options.json.exists():
+            results = merge(load(options.json), results)
+        slow = 0 if options.no_buildah else min(options.slow_runs, options.runs)
+        setting = Setting(
+            place, payload, builder, options.runs, slow, tuple(round(size * 1e9) for size in options.growth)
+        )
+        chosen = [name for name in CASES if name in (options.case or CASES)]
+        minutes = estimated_seconds(setting, chosen) / 60
+        say(f"{', '.join(chosen)}: about {minutes:.0f} minutes on two cores; in {place}")
+        for name in chosen:
+            started = time.monotonic()
+            case = CASES[name](setting)
+            case |= {"measured": time.strftime("%Y-%m-%d"), "builder": builder_commit(ROOT),
+                     "minutes": round((time.monotonic() - started) / 60, 1)}  # fmt: skip
+            results["cases"][name] = case
+            say(f"{name}: done in {case['minutes']} minutes")
+            if options.json:
+                save(results, options.json)
+    return results
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    options = parse(words)
+    needs_buildah = not options.no_buildah and "cold" in (options.case or CASES)
+    if options.recipe and (missing := missing_tools(buildah=needs_buildah)):
+        sys.stderr.write("\n".join(missing) + "\n")
+        return 2
+    try:
+        results = measure_all(options) if options.recipe else load(options.json)
+    except (PayloadError, MergeError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except NotComparableError as error:
+        sys.stderr.write(f"not comparable: {error}\n")
+        return 3
+    except CommandError as error:
+        sys.stderr.write(f"{error}\n")
+        return 4
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; all is released and removed\n")
+        return 130
+    print(terminal(results))
+    if options.write_docs:
+        options.write_docs.write_text(page(results), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
