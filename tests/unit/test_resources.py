@@ -6,7 +6,7 @@ import pytest
 
 from uenv_builder.model.errors import BuildError
 from uenv_builder.system.resources import _find_folder, resource_folder
-from uenv_builder.system.templates import _read_template, load_template
+from uenv_builder.system.templates import load_template, read_template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -35,11 +35,11 @@ def test_errors_of_templates_name_file_and_line(tmp_path):
     (tmp_path / "c.j2").write_text('one\n{% include "b.j2" %}\n')
     (tmp_path / "d.j2").write_text("{{ x }}\n")
     with pytest.raises(BuildError, match=r"a\.j2:5: 'missing' is undefined"):
-        _read_template(tmp_path, "a.j2").render(x=True)
+        read_template(tmp_path, "a.j2").render(x=True)
     with pytest.raises(BuildError, match=r"b\.j2:2: "):
-        _read_template(tmp_path, "b.j2")
+        read_template(tmp_path, "b.j2")
     with pytest.raises(BuildError, match=r"\.j2:2: "):
-        _read_template(tmp_path, "c.j2").render()
-    assert _read_template(tmp_path, "d.j2").render(x="<&>") == "<&>\n"
+        read_template(tmp_path, "c.j2").render()
+    assert read_template(tmp_path, "d.j2").render(x="<&>") == "<&>\n"
     with pytest.raises(BuildError, match="there is no template"):
         load_template("nothing.j2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from uenv_builder.app import outputs
@@ -33,6 +33,8 @@ class BuildResult:
     report: Report | None
     built: tuple[str, ...]
     steps: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long each step that ran took, by its name."""
 
     @property
     def exit_code(self) -> int:
@@ -44,6 +46,7 @@ class BuildResult:
         return {
             "folder": str(self.image.folder),
             "built": list(self.built),
+            "seconds": dict(self.seconds),
             "reused": self.steps - len(self.built),
             "outcome": self.report.outcome if self.report else "untested",
             "manifest": self.image.manifest,
@@ -83,8 +86,9 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     from uenv_builder.app.steps import StepRunner
 
     runner = StepRunner(
-        session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label)
-    )
+        session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label),
+        component_folders=prepared.loaded.components.folders,
+    )  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(folder.parent / f".{folder.name}.lock"):
         with session.store.in_use(references_of(prepared.plan, prepared.lock), listener=session.listener):
@@ -94,7 +98,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
                 old_report = reusable_report(folder)
                 image = _write_folder(folder, prepared, folders, made=frozenset(runner.built))
         report = _check(session, image, old_report) if test else None
-    return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps))
+    return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps), runner.seconds)
 
 
 def _keep(session: Session, prepared: Prepared, folder: Path) -> None:
@@ -214,6 +218,9 @@ def _manifest(prepared: Prepared, folder: Path) -> Document:
         "accelerator": lock.accelerator.model_dump(mode="json") if lock.accelerator else None,
         "packages": [[deb.name, deb.version] for deb in lock.userland.packages],
         "wheels": [[wheel.name, wheel.version] for wheel in (lock.python.wheels if lock.python else ())],
+        "components": [
+            [component.name, component.version] for component in (lock.build.components if lock.build else ())
+        ],
     }
 
 

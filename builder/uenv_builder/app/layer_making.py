@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from uenv_builder.app.component_building import DEBUG_LAYER
 from uenv_builder.app.session import Session
+from uenv_builder.core.component_toolchain import FOLDER, SYSROOT
 from uenv_builder.core.digest import digest_of
 from uenv_builder.core.planning import PlanInputs
+from uenv_builder.core.systems import load_uarchs
+from uenv_builder.images.merge import merged_entries
 from uenv_builder.layers.bytecode import ByteCompiler, NativeCompiler
 from uenv_builder.layers.bytecode_modules import module_bytecode_entries
 from uenv_builder.layers.deb import deb_entries
@@ -25,6 +30,7 @@ from uenv_builder.model.lock import LockedDeb, LockedWheel
 from uenv_builder.model.plan import Step
 from uenv_builder.system.download import Download
 from uenv_builder.system.files import sha256_of
+from uenv_builder.system.layer_blob import read_layer
 from uenv_builder.system.unpack import unpack_entries
 
 _BUILD_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -50,6 +56,8 @@ class LayerMaker:
             "userland": self._userland,
             "bytecode": self._bytecode,
             "wheel": self._wheel,
+            "build-packages": self._build_packages,
+            "debug-symbols": self._debug_symbols,
             "files": self._files,
             "loader": self._loader,
             "finish": self._finish,
@@ -67,6 +75,8 @@ class LayerMaker:
                 found += self._session.deb_downloads(self._inputs.lock.userland.packages)
             elif step.kind == "wheel":
                 found += self._session.wheel_downloads([self._locked_wheel(step)])
+            elif step.kind == "build-packages":
+                found += self._session.deb_downloads(self._packages(step))
         compiles = self._inputs.recipe.python.byte_compile and any(step.kind in {"bytecode", "wheel"} for step in steps)
         if compiles and self._session.store.step_folder(self._interpreter_id(self._compiler_debs())) is None:
             found += self._session.deb_downloads(self._compiler_debs())
@@ -76,6 +86,22 @@ class LayerMaker:
         lock = self._inputs.lock
         debs = self._fetch(lock.userland.packages)
         return userland_entries(debs, epoch=lock.epoch, uarch=self._inputs.uarch)
+
+    def _build_packages(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
+        debs = self._fetch(self._packages(step))
+        architecture = json.loads(step.options)["debian"]
+        machine = next(uarch for uarch in load_uarchs().values() if uarch.debian == architecture)
+        yield from userland_entries(debs, epoch=0, uarch=machine)
+        for folder in (FOLDER, SYSROOT):
+            yield Entry(path=folder.strip("/"), kind="dir", mode=0o755, mtime=0)
+
+    def _packages(self, step: Step) -> list[LockedDeb]:
+        wanted = json.loads(step.options)["debs"]
+        known = {deb.sha256: deb for deb in (self._inputs.lock.build.packages if self._inputs.lock.build else ())}
+        return [known[sha256] for sha256 in wanted]
+
+    def _debug_symbols(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
+        return merged_entries([read_layer(below[0].blob.parent / DEBUG_LAYER)])
 
     def _bytecode(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         return module_bytecode_entries(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,16 +12,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from uenv_builder.app.checking import check_recipe
+from uenv_builder.app.component_locking import lock_build
 from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import keep_lock
+from uenv_builder.core.component_choice import PINNED, run_packages
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock, recipe_digest
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, Position, RecipeError, UsageError
 from uenv_builder.model.lock import (
     Lock,
     LockedAccelerator,
+    LockedBuild,
     LockedDeb,
     LockedPython,
     LockedRecipe,
@@ -98,7 +101,9 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     older = None if upgrade.everything else _usable_lock(loaded, uarch)
     if upgrade.names and older:
         _require_known(upgrade.names, older)
-    userland = _lock_userland(session, loaded, uarch, older, upgrade)
+    with scratch_folder("uenv-lock-") as place:
+        userland = _lock_userland(session, loaded, uarch, older=older, upgrade=upgrade, place=place)
+        build = _lock_build(session, loaded, uarch, image=userland.packages, older=older, upgrade=upgrade, place=place)
     python = _lock_python(session, loaded, uarch, debs=userland.packages, older=older, upgrade=upgrade)
     accelerator = read_accelerator(python.wheels, index=session.index) if python else None
     _require_cuda(loaded, accelerator)
@@ -107,13 +112,16 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
         {
             "lock-format": 1,
             "recipe": LockedRecipe(
-                name=loaded.recipe.name, version=loaded.recipe.version, digest=recipe_digest(loaded.recipe, uarch)
+                name=loaded.recipe.name,
+                version=loaded.recipe.version,
+                digest=recipe_digest(loaded.recipe, uarch, loaded.components.chosen),
             ),
             "target": LockedTarget(uarch=uarch.name, debian=uarch.debian),
             "epoch": int(newest.timestamp()),
             "userland": userland,
             "python": python,
             "accelerator": accelerator,
+            "build": build,
         }
     )
 
@@ -133,24 +141,47 @@ def _require_known(names: Iterable[str], older: Lock) -> None:
 
 
 def _lock_userland(
-    session: Session, loaded: LoadedRecipe, uarch: Uarch, older: Lock | None, upgrade: Upgrade
+    session: Session, loaded: LoadedRecipe, uarch: Uarch, *, older: Lock | None, upgrade: Upgrade, place: Path
 ) -> LockedUserland:
     python = loaded.recipe.pins.python
-    with scratch_folder("uenv-lock-") as place:
-        with session.listener.task(f"resolving Debian packages for {uarch.debian}"):
-            keep = _versions(older.userland.packages, upgrade) if older else None
-            image = _resolve(session, loaded, _image_request(loaded, uarch.debian), place, keep=keep)
-        if python:
-            _require_python(loaded, python, image.packages)
-        compilers: dict[str, tuple[LockedDeb, ...]] = {}
-        if python and loaded.recipe.python.byte_compile:
-            wanted = {deb.name: deb.version for deb in image.packages if "python" in deb.name}
-            for machine in _BUILD_MACHINES:
-                with session.listener.task(f"resolving Python {python} for {machine} build machines"):
-                    request = _request(loaded, machine, [f"python{python}-minimal"])
-                    found = _resolve_near(session, loaded, request, place, keep=wanted)
-                compilers[machine] = found.packages
+    with session.listener.task(f"resolving Debian packages for {uarch.debian}"):
+        keep = _versions(older.userland.packages, upgrade) if older else None
+        image = _resolve(session, loaded, _image_request(loaded, uarch.debian), place, keep=keep)
+    if python:
+        _require_python(loaded, python, image.packages)
+    compilers: dict[str, tuple[LockedDeb, ...]] = {}
+    if python and loaded.recipe.python.byte_compile:
+        wanted = {deb.name: deb.version for deb in image.packages if "python" in deb.name}
+        for machine in _BUILD_MACHINES:
+            with session.listener.task(f"resolving Python {python} for {machine} build machines"):
+                request = _request(loaded, machine, [f"python{python}-minimal"])
+                found = _resolve_near(session, loaded, request, place, keep=wanted)
+            compilers[machine] = found.packages
     return LockedUserland(releases=image.releases, packages=image.packages, compilers=compilers)
+
+
+def _lock_build(
+    session: Session,
+    loaded: LoadedRecipe,
+    uarch: Uarch,
+    *,
+    image: Sequence[LockedDeb],
+    older: Lock | None,
+    upgrade: Upgrade,
+    place: Path,
+) -> LockedBuild | None:
+    """What the recipe's components are compiled with, in the image's versions where these have the package, too."""
+    if not loaded.components.chosen:
+        return None
+
+    def resolve(architecture: str, packages: Sequence[str], keep: Mapping[str, str]) -> tuple[LockedDeb, ...]:
+        own = _request(loaded, architecture, packages)
+        return _resolve_near(session, loaded, own, place, keep=dict(keep)).packages
+
+    before = older.build.packages if older and older.build else ()
+    kept = tuple(deb for deb in before if deb.name not in upgrade.names)
+    with session.listener.task("resolving the packages that components are compiled with"):
+        return lock_build(loaded.components.chosen, uarch, resolve, image=image, older=kept)
 
 
 def _debian(loaded: LoadedRecipe) -> DebianBase:
@@ -166,18 +197,11 @@ def _require_components(loaded: LoadedRecipe) -> None:
     pins = loaded.recipe.pins
     found = [
         Diagnostic(
-            rule="no-component", message=f"pins.{name}: this release has no component recipe that builds it",
+            rule="no-component", message=f"pins.{name}: there is no component {component} that builds it",
             position=loaded.evaluated.tree.position(("pins", name)),
-            hint="choose a network mode whose hooks bring it, and leave the pin out",
+            hint="choose a network mode whose hooks bring it and leave the pin out, or write components/" + component,
         )
-        for name in ("aws_ofi_nccl", "libfabric", "libcxi", "gdrcopy", "openmpi") if getattr(pins, name)
-    ]  # fmt: skip
-    found += [
-        Diagnostic(
-            rule="no-component", message=f"components.{name}: this release checks components, and builds none yet",
-            position=loaded.evaluated.tree.key_position(("components", name)), hint="leave the component out",
-        )
-        for name in loaded.recipe.components
+        for name, component in PINNED.items() if getattr(pins, name) and component not in loaded.components.folders
     ]  # fmt: skip
     if found:
         raise IncompatibleError.collect(found)
@@ -196,7 +220,7 @@ def _request(loaded: LoadedRecipe, architecture: str, packages: Sequence[str]) -
 
 def _image_request(loaded: LoadedRecipe, architecture: str) -> UserlandRequest:
     debian = _debian(loaded)
-    request = _request(loaded, architecture, debian.packages)
+    request = _request(loaded, architecture, [*debian.packages, *run_packages(loaded.components.chosen)])
     return replace(request, essential=debian.essential, recommends=debian.recommends)
 
 

@@ -27,7 +27,7 @@ def read_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
 
 def is_stale(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> bool:
     """Whether the recipe asks for something else than the lock was made for."""
-    return lock.recipe.digest != recipe_digest(loaded.recipe, uarch)
+    return lock.recipe.digest != recipe_digest(loaded.recipe, uarch, loaded.components.chosen)
 
 
 def require_fresh(loaded: LoadedRecipe, uarch: Uarch) -> Lock:

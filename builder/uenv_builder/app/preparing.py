@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from uenv_builder.app.component_scripts import plan_sources
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.app.selection import Selection
 from uenv_builder.core.environment import compose_environment
@@ -18,7 +19,9 @@ from uenv_builder.model.plan import Plan, StepKind
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.system.layer_blob import compressor_version
 
-_LAYERS: tuple[StepKind, ...] = ("userland", "bytecode", "wheel", "files", "loader", "finish")
+_LAYERS: tuple[StepKind, ...] = (
+    "userland", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader", "finish"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
         config=config,
         added=contents,
         generated=etc_files(config),
+        components=plan_sources(loaded, selection.uarch, lock),
         tools={**dict.fromkeys(_LAYERS, layer_tools), "squashfs": {"writer": linker_version()}},
     )
     return Prepared(loaded, selection, lock, inputs, make_plan(inputs), sources)

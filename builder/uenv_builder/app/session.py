@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uenv_builder.model.errors import LockError
-from uenv_builder.model.lock import LockedDeb, LockedWheel
+from uenv_builder.model.lock import LockedDeb, LockedSource, LockedWheel
 from uenv_builder.system.events import Listener, Silent
 from uenv_builder.system.settings import Settings
 from uenv_builder.system.store import Store
@@ -33,6 +33,8 @@ class Session:
     listener: Listener = field(default_factory=Silent)
     offline: bool = False
     jobs: int = field(default_factory=_default_jobs)
+    shell_on_failure: bool = False
+    """Whether a component that does not build opens a shell where it was being built."""
 
     @cached_property
     def store(self) -> Store:
@@ -65,11 +67,30 @@ class Session:
 
     def deb_downloads(self, debs: Sequence[LockedDeb]) -> list[Download]:
         """How to fetch these packages; where from is only asked when the store does not have one."""
-        return [self._download(f"{deb.name} {deb.version}", deb, partial(self._deb_urls, deb)) for deb in debs]
+        return [
+            self._download(f"{deb.name} {deb.version}", deb.sha256, deb.size, partial(self._deb_urls, deb))
+            for deb in debs
+        ]
 
     def wheel_downloads(self, wheels: Sequence[LockedWheel]) -> list[Download]:
         """As `deb_downloads`, for wheels."""
-        return [self._download(wheel.file, wheel, partial(self._wheel_urls, wheel)) for wheel in wheels]
+        return [
+            self._download(wheel.file, wheel.sha256, wheel.size, partial(self._wheel_urls, wheel)) for wheel in wheels
+        ]
+
+    def archive_downloads(self, sources: Sequence[LockedSource]) -> list[Download]:
+        """As `deb_downloads`, for the archives among the sources of components."""
+        return [
+            self._download(source.file, source.sha256, source.size, partial(self._archive_urls, source))
+            for source in sources
+            if source.sha256
+        ]
+
+    def git_places(self, commit: str) -> list[str]:
+        """The folders and bundles of this machine's mirrors that have the commit."""
+        places = [Path(folder).expanduser() / "git" / f"{commit}{end}" for folder in self.settings.mirror_folders
+                  for end in (".git", ".bundle")]  # fmt: skip
+        return [str(place.resolve()) for place in places if place.exists()]
 
     def fetch(self, downloads: Sequence[Download]) -> dict[str, Path]:
         """The files' paths by sha256, fetched where they are missing. What the store has is read and hashed first: a
@@ -83,12 +104,12 @@ class Session:
                     self.listener.note(error.diagnostics[0].message)
         return self.downloader.fetch_all(downloads)
 
-    def _download(self, name: str, pin: LockedDeb | LockedWheel, find: Callable[[], Sequence[str]]) -> Download:
+    def _download(self, name: str, sha256: str, size: int | None, find: Callable[[], Sequence[str]]) -> Download:
         from uenv_builder.system.download import Download
 
-        folders = self._folders(pin.sha256)
+        folders = self._folders(sha256)
         urls = folders if self.offline else lambda: [*folders, *find()]
-        return Download(name=name, sha256=pin.sha256, size=pin.size, urls=urls)
+        return Download(name=name, sha256=sha256, size=size, urls=urls)
 
     # Mirrors and index are looked up on this machine only when something has to be fetched.
     def _deb_urls(self, deb: LockedDeb) -> Sequence[str]:
@@ -96,6 +117,9 @@ class Session:
 
     def _wheel_urls(self, wheel: LockedWheel) -> Sequence[str]:
         return self.index.find_urls(wheel)
+
+    def _archive_urls(self, source: LockedSource) -> Sequence[str]:
+        return self.mirrors.urls(source.debian) if source.debian else source.archive or ()
 
     def _folders(self, sha256: str) -> list[str]:
         files = [Path(folder).expanduser() / sha256[:2] / sha256 for folder in self.settings.mirror_folders]

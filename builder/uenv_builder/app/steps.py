@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uenv_builder.app.component_building import ComponentBuilder
+from uenv_builder.app.component_sources import fetch_sources, missing_commits
 from uenv_builder.app.layer_making import LayerMaker
 from uenv_builder.app.outputs import IMAGE
 from uenv_builder.app.preparing import squashfs_options
@@ -17,7 +20,9 @@ from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.model.entry import Entry
+from uenv_builder.model.errors import NetworkError
 from uenv_builder.model.image import Layer
+from uenv_builder.model.lock import LockedSource
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
@@ -31,10 +36,15 @@ class StepRunner:
     inputs: PlanInputs
     sources: Mapping[str, Path]
     reference: str
+    component_folders: Mapping[str, Path] = field(default_factory=dict)
+    """Where each component's own files lie."""
     built: list[str] = field(default_factory=list)
     """The names of the steps that ran; the others lay in the store."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each of these took, by its name."""
 
     def __post_init__(self) -> None:
+        self._components = ComponentBuilder(self.session, self.inputs, self.component_folders)
         self._layers = LayerMaker(self.session, self.inputs, self.sources)
         self._processors = threading.Semaphore(self.session.jobs)
         self._stopped = threading.Event()
@@ -57,7 +67,9 @@ class StepRunner:
         first = sorted((step for step in self.plan.steps if not step.inputs), key=lambda step: -step.download_bytes)
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
         try:
+            sources = pool.submit(self._fetch_sources)
             running = {step.id: pool.submit(self._result, step, folders) for step in first}
+            sources.result()
             folders |= {identity: future.result() for identity, future in running.items()}
         except BaseException:
             self._stopped.set()
@@ -70,20 +82,45 @@ class StepRunner:
                 folders[step.id] = self._result(step, folders)
         return folders
 
+    def _fetch_sources(self) -> None:
+        # What cannot be had is known before anything is compiled.
+        if sources := self._sources(
+            step for step in self.plan.steps if self.session.store.step_folder(step.id) is None
+        ):
+            fetch_sources(self.session, sources)
+
+    def _sources(self, steps: Iterable[Step]) -> list[LockedSource]:
+        names = {self._components.planned(step).chosen.name for step in steps if step.kind == "component"}
+        build = self.inputs.lock.build
+        return (
+            [pin for component in build.components if component.name in names for pin in component.sources]
+            if build
+            else []
+        )
+
     def _require_downloads(self) -> None:
         # Offline, nothing can be got while the build runs: all that is missing is named before it begins.
         store = self.session.store
         steps = [step for step in self.plan.steps if store.step_folder(step.id) is None]
-        wanted = self._layers.downloads(steps)
-        self.session.fetch([file for file in wanted if not store.has_download(file.sha256, file.size)])
+        sources = self._sources(steps)
+        wanted = [*self._layers.downloads(steps), *self.session.archive_downloads(sources)]
+        missing = missing_commits(self.session, sources)
+        try:
+            self.session.fetch([file for file in wanted if not store.has_download(file.sha256, file.size)])
+        except NetworkError as error:
+            missing = [*error.diagnostics, *missing]
+        if missing:
+            raise NetworkError.collect(missing)
 
     def _result(self, step: Step, folders: Mapping[str, Path]) -> Path:
         if (folder := self.session.store.step_folder(step.id)) is not None:
             return folder
 
         def build(into: Path) -> Mapping[str, str]:
+            begun = time.monotonic()
             hashed = self._build(step, into, [self._layer(folders[identity]) for identity in step.inputs])
             self.built.append(step.name)
+            self.seconds[step.name] = round(time.monotonic() - begun, 3)
             return hashed
 
         label = result_label(step, self.inputs.recipe.name)
@@ -102,6 +139,8 @@ class StepRunner:
             with self.session.listener.task("writing the OCI image"):
                 write_oci_layout(below, self.inputs.config, into / "oci", reference=self.reference)
             return {f"oci/blobs/sha256/{layer.digest}": layer.digest for layer in below}
+        if step.kind == "component":
+            return self._components.build(step, into, below)
         entries = self._layers.entries(step, below)
         with self._processors, self.session.listener.task(f"layer {step.name}"):
             options = self._options

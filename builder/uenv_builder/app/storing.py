@@ -35,12 +35,16 @@ def keep_lock(store: Store, file: Path, lock: Lock) -> None:
 
 def result_label(step: Step, image: str) -> str:
     """What a step's result is one of: `wheel numpy`, or `squashfs pytorch` for the image with that name."""
-    return f"{step.kind} {step.name.partition(' ')[0] if step.kind == 'wheel' else image}"
+    return f"{step.kind} {step.name.partition(' ')[0] if step.kind in {'wheel', 'component'} else image}"
 
 
 def _hashes(lock: Lock) -> list[str]:
     debs = [*lock.userland.packages, *(deb for debs in lock.userland.compilers.values() for deb in debs)]
-    return [deb.sha256 for deb in debs] + [wheel.sha256 for wheel in (lock.python.wheels if lock.python else ())]
+    built = lock.build
+    debs += built.packages if built else ()
+    sources = [source.sha256 for component in (built.components if built else ()) for source in component.sources]
+    wheels = lock.python.wheels if lock.python else ()
+    return [*(deb.sha256 for deb in debs), *(wheel.sha256 for wheel in wheels), *(one for one in sources if one)]
 
 
 def describe(store: Store) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from uenv_builder.commands.shared import (
     UarchOption,
     VerboseOption,
 )
+from uenv_builder.model.errors import UsageError
 
 EPILOG = "Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked"
 
@@ -37,6 +39,9 @@ def build(
     no_test: Annotated[
         bool, typer.Option("--no-test", help="Do not run the checks; the image counts as untested.")
     ] = False,
+    shell_on_failure: Annotated[
+        bool, typer.Option("--shell-on-failure", help="Open a shell where a component that is compiled has failed.")
+    ] = False,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -44,7 +49,11 @@ def build(
     debug: DebugOption = False,  # noqa: ARG001  (read by verb)
 ) -> int:
     """Lock where needed, build the squashfs and OCI images, write EDF and sbatch files, and test the image."""
+    if shell_on_failure and not sys.stdin.isatty():
+        raise UsageError("--shell-on-failure opens a shell, and standard input is no terminal",
+                         hint="leave the option out, or run the command in a terminal")  # fmt: skip
     with Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs) as run:
+        run.session.shell_on_failure = shell_on_failure
         prepared = prepare_target(run, recipe, label, uarch=uarch, system=system, locked=locked)
         result = building.build(run.session, prepared, output=output, test=not no_test)
         run.show(result.document(), result.summary())

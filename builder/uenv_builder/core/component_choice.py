@@ -10,10 +10,12 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from uenv_builder.core.component_reader import EvaluatedComponent, parse_need
+from uenv_builder.core.digest import Json
 from uenv_builder.core.recipe_reader import EvaluatedRecipe
 from uenv_builder.core.yaml_tree import Path, suggest
-from uenv_builder.model.component import ComponentRecipe, ComponentVersion
+from uenv_builder.model.component import ComponentRecipe, ComponentSource, ComponentVersion
 from uenv_builder.model.errors import Diagnostic, Position, RecipeError
+from uenv_builder.model.lock import LockedSource
 
 PINNED = {
     "aws_ofi_nccl": "aws-ofi-nccl",
@@ -197,3 +199,26 @@ def _allows(need: Requirement, version: str) -> bool:
 def run_packages(chosen: Iterable[ChosenComponent]) -> tuple[str, ...]:
     """The Debian packages that the image has to have for them, each once."""
     return tuple(dict.fromkeys(package for component in chosen for package in component.recipe.run_packages))
+
+
+def asked_for(component: ChosenComponent) -> Json:
+    """What a lock of the component goes by: its sources and packages, and not how it is built."""
+    recipe = component.recipe
+    return {
+        "name": component.name,
+        "version": component.version,
+        "sources": [locked_source(source).model_dump(mode="json") for source in component.source.sources],
+        "build": recipe.build.model_dump(mode="json"),
+        "run_packages": recipe.run_packages,
+        "wheels": recipe.needs.wheels,
+        "needs": component.needs,
+        "cross": recipe.cross,
+    }
+
+
+def locked_source(source: ComponentSource) -> LockedSource:
+    """The source as a lock has it."""
+    if source.git:
+        return LockedSource(git=tuple(source.git), commit=source.commit, submodules=source.submodules or None)
+    urls = tuple(source.archive) or None
+    return LockedSource(archive=urls, debian=source.debian, sha256=source.sha256, size=source.size)

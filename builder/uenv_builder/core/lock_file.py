@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import yaml
 from pydantic import ValidationError
 
+from uenv_builder.core.component_choice import ChosenComponent, asked_for
 from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
@@ -23,8 +25,10 @@ _HEADER = (
 )
 
 
-def recipe_digest(recipe: Recipe, uarch: Uarch) -> str:
-    """The digest of everything in `recipe` that a resolver is asked for; a change elsewhere leaves a lock valid."""
+def recipe_digest(recipe: Recipe, uarch: Uarch, components: Sequence[ChosenComponent] = ()) -> str:
+    """The digest of everything in `recipe` and its `components` that a resolver is asked for; a change elsewhere leaves
+    a lock valid.
+    """
     base = recipe.base
     asked: Json = {
         "uarch": uarch.name,
@@ -38,6 +42,7 @@ def recipe_digest(recipe: Recipe, uarch: Uarch) -> str:
         "requirements": recipe.python.requirements,
         "constraints": recipe.python.constraints,
         "byte_compile": recipe.python.byte_compile,
+        **({"components": [asked_for(component) for component in components]} if components else {}),
     }
     return digest_of(asked)
 

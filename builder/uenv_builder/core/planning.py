@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from uenv_builder.core.digest import Json, canonical_json, digest_of
+from uenv_builder.core.component_planning import PlannedComponent, plan_components
+from uenv_builder.core.digest import Json, digest_of
+from uenv_builder.core.plan_steps import Tools, make_step
 from uenv_builder.model.image import ImageConfig
 from uenv_builder.model.lock import Lock, LockedDeb, LockedWheel
 from uenv_builder.model.plan import Plan, Step, StepKind
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.system import Uarch
-
-# Raised by one whenever the code of that kind writes other bytes for the same input (a test holds the bytes of each).
-_REVISIONS: dict[StepKind, int] = {
-    "userland": 1,
-    "bytecode": 1,
-    "wheel": 1,
-    "files": 1,
-    "loader": 1,
-    "finish": 2,
-    "squashfs": 1,
-    "oci": 1,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +30,8 @@ class PlanInputs:
     """All that decides a build.
 
     `added` is sorted by path; `generated` are texts and modes of generated files by path without a leading slash;
-    `tools` are the versions of the programs whose output is kept, by kind of step.
+    `tools` are the versions of the programs whose output is kept, by kind of step; `components` are those from source,
+    each after what it needs.
     """
 
     recipe: Recipe
@@ -49,7 +40,8 @@ class PlanInputs:
     config: ImageConfig
     added: Sequence[AddedContent]
     generated: Mapping[str, tuple[str, int]]
-    tools: Mapping[StepKind, Mapping[str, str]]
+    tools: Tools
+    components: Sequence[PlannedComponent] = ()
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
@@ -57,13 +49,15 @@ def make_plan(inputs: PlanInputs) -> Plan:
     layers = [_userland(inputs)]
     if inputs.lock.python and inputs.recipe.python.byte_compile:
         layers.append(_bytecode(inputs, layers[0]))
-    layers += [_wheel(inputs, wheel) for wheel in (inputs.lock.python.wheels if inputs.lock.python else ())]
+    wheels = {wheel.name: _wheel(inputs, wheel) for wheel in (inputs.lock.python.wheels if inputs.lock.python else ())}
+    built = plan_components(inputs.components, inputs.lock, inputs.uarch, inputs.tools, wheels)
+    layers += [*wheels.values(), *built.layers]
     if inputs.added:
         options: Json = [asdict(content) for content in inputs.added]
         layers.append(_step(inputs, "files", "files of the recipe", options))
     layers.append(_loader(inputs, layers))
     layers.append(_finish(inputs, layers[-1]))
-    steps = [*layers, *_images(inputs, layers)]
+    steps = [*built.packages, *layers, *_images(inputs, layers)]
     return Plan(id=digest_of([step.id for step in steps]), steps=tuple(steps))
 
 
@@ -132,10 +126,4 @@ def _hashes(debs: Sequence[LockedDeb]) -> list[str]:
 def _step(
     inputs: PlanInputs, kind: StepKind, name: str, options: Json, after: Sequence[Step] = (), *, download: int = 0
 ) -> Step:
-    tools = tuple(sorted(inputs.tools.get(kind, {}).items()))
-    before = tuple(step.id for step in after)
-    identity = digest_of([kind, _REVISIONS[kind], options, before, tools])
-    return Step(
-        id=identity, kind=kind, name=name, options=canonical_json(options), inputs=before, tools=tools,
-        download_bytes=download,
-    )  # fmt: skip
+    return make_step(inputs.tools, kind, name, options, after, download=download)

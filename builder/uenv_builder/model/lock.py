@@ -89,6 +89,57 @@ class LockedRecipe(_Frozen):
     digest: Sha256
 
 
+class LockedSource(_Frozen):
+    """A source of a component: an archive by its sha256, from any of the URLs or a path below any Debian mirror; or a
+    git commit, from any of the URLs.
+    """
+
+    archive: tuple[str, ...] | None = None
+    debian: str | None = None
+    git: tuple[str, ...] | None = None
+    sha256: Sha256 | None = None
+    size: ByteCount | None = None
+    """Of an archive, where its component.yaml says so."""
+    commit: str | None = None
+    submodules: bool | None = None
+
+    @property
+    def file(self) -> str:
+        """The last part of its first place, for people."""
+        place = self.debian or (self.archive or self.git or ("",))[0]
+        return place.rstrip("/").rpartition("/")[2]
+
+
+class LockedComponent(_Frozen):
+    """A component from source. Packages are named as in `LockedBuild.packages`, without those of the common sets."""
+
+    name: str
+    version: str
+    sources: tuple[LockedSource, ...]
+    native: tuple[str, ...] = ()
+    """What it is compiled with on a machine of the target's kind, or under an emulator of one."""
+    cross: dict[str, tuple[str, ...]] = {}
+    """What runs on another machine that compiles it, by that machine's Debian architecture."""
+    sysroot: tuple[str, ...] = ()
+    """What that machine's cross compiler compiles it against, of the target's architecture."""
+    wheels: tuple[str, ...] = ()
+    """The image's wheels that it is compiled with."""
+    build_wheels: dict[str, tuple[LockedWheel, ...]] = {}
+    """Wheels of programs that compile it, by the Debian architecture of the machine that they run on."""
+
+
+class LockedBuild(_Frozen):
+    """The components from source, each after what it needs, and the Debian packages to compile them with."""
+
+    components: tuple[LockedComponent, ...]
+    native: tuple[str, ...]
+    """The common set for each role, as in LockedComponent."""
+    cross: dict[str, tuple[str, ...]] = {}
+    sysroot: tuple[str, ...] = ()
+    packages: tuple[LockedDeb, ...]
+    """None of them reaches the image; a name has one version for each architecture."""
+
+
 class Lock(_Frozen):
     """The whole lock. `epoch` (seconds since 1970, UTC) is the newest Release date: the time of all generated files."""
 
@@ -99,3 +150,5 @@ class Lock(_Frozen):
     userland: LockedUserland
     python: LockedPython | None = None
     accelerator: LockedAccelerator | None = None
+    build: LockedBuild | None = None
+    """Where the recipe has components from source."""

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-StepKind = Literal["userland", "bytecode", "wheel", "files", "loader", "finish", "squashfs", "oci"]
+StepKind = Literal[
+    "userland", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader",
+    "finish", "squashfs", "oci",
+]  # fmt: skip
+_NO_LAYERS = {"build-packages", "squashfs", "oci"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,5 +37,5 @@ class Plan:
     steps: tuple[Step, ...]
 
     def layers(self) -> tuple[Step, ...]:
-        """The steps whose results are layers, lowest layer first."""
-        return tuple(step for step in self.steps if step.kind not in {"squashfs", "oci"})
+        """The steps whose results are layers of the image, lowest layer first."""
+        return tuple(step for step in self.steps if step.kind not in _NO_LAYERS)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -119,7 +119,7 @@ def resolve_userland(
     cannot be read or whose signature is not right, BuildError for a missing keyring and MissingToolError without apt.
     """
     state = _State.open(request, mirrors, workspace, listener)
-    lists = _PackageLists.read(state)
+    lists = _read_lists(state)
     where = f"Debian {request.suites[0]} for {request.architecture}"
     _require_known(request, lists, where)
     kept = {name: version for name, version in (keep or {}).items() if version in lists.versions(name)}
@@ -311,6 +311,12 @@ class _PackageLists:
                     path=fields["Filename"], size=int(fields["Size"]), sha256=fields["SHA256"],
                 )  # fmt: skip
         raise LockError(f"apt chose {name} {version}, which the package lists do not have", rule="release-hash")
+
+
+@lru_cache(maxsize=2)
+def _read_lists(state: _State) -> _PackageLists:
+    # A complete workspace does not change, and reading it takes longer than resolving.
+    return _PackageLists.read(state)
 
 
 def _require_known(request: UserlandRequest, lists: _PackageLists, where: str) -> None:

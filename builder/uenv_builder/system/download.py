@@ -41,7 +41,8 @@ _DOCUMENT_LIMIT = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """A file to fetch: its name for people, sha256, size in bytes, and where it may be had (http, https or file URLs).
+    """A file to fetch: its name for people, sha256, size in bytes (None: not known), and http, https or file URLs of
+    places that may have it.
 
     `urls` may be a function, which is asked only when the store does not have the file: finding a URL can cost a query.
     It is not asked offline, where only file URLs that are listed are used.
@@ -49,7 +50,7 @@ class Download:
 
     name: str
     sha256: str
-    size: int
+    size: int | None
     urls: Sequence[str] | Callable[[], Sequence[str]]
 
 
@@ -160,7 +161,7 @@ class Downloader:
     def _fetch_missing(self, missing: Sequence[Download]) -> list[UenvError]:
         if len(missing) < 2:
             return self._in_threads(missing, ())
-        with self._listener.task(f"downloading {len(missing)} files", sum(item.size for item in missing)) as task:
+        with self._listener.task(f"downloading {len(missing)} files", _total(missing)) as task:
             return self._in_threads(missing, (_SharedTask(task),))
 
     def _in_threads(self, missing: Sequence[Download], totals: tuple[Task, ...]) -> list[UenvError]:
@@ -181,7 +182,7 @@ class Downloader:
                     with self._listener.task(download.name, download.size) as task:
                         progress.tasks = (task, *totals)
                         self._fetch_any(download, urls, path, progress)
-        progress.reach(download.size)
+        progress.reach(download.size or 0)
         return path
 
     def _urls(self, download: Download) -> Sequence[str]:
@@ -190,7 +191,7 @@ class Downloader:
         local = [] if callable(download.urls) else [url for url in download.urls if is_local(url)]
         if not local:
             raise NetworkError(
-                f"{download.name} ({download.size:,} bytes) is not in the store, and --offline forbids to fetch it",
+                f"{download.name}{_in_bytes(download.size)} is not in the store, and --offline forbids to fetch it",
                 rule="offline",
                 hint="run once without --offline, or name a folder that has it in the settings' mirror-folders",
             )
@@ -242,8 +243,8 @@ class Downloader:
             self._receive(url, download, received, progress)
 
     def _receive(self, url: str, download: Download, received: Received, progress: _Progress) -> None:
-        progress.reach(min(received.count, download.size))
-        if received.count >= download.size:
+        progress.reach(received.count if download.size is None else min(received.count, download.size))
+        if download.size is not None and received.count >= download.size:
             check_hash(received, download.sha256)
             return
         with self._open(url, received.count) as body:
@@ -302,6 +303,15 @@ def _read_document(body: Body) -> bytes:
     if body.length is not None and len(content) != body.length:
         raise TryAgainError(f"ended after {len(content):,} of {body.length:,} bytes")
     return bytes(content)
+
+
+def _total(downloads: Sequence[Download]) -> int | None:
+    sizes = [download.size for download in downloads]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def _in_bytes(size: int | None) -> str:
+    return "" if size is None else f" ({size:,} bytes)"
 
 
 def _refused(download: Download, refusals: Sequence[tuple[str, GiveUpError]]) -> UenvError:

@@ -23,6 +23,9 @@ class Listener(Protocol):
     def note(self, text: str) -> None:
         """A remark for the log, one line."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """A context in which the terminal belongs to somebody else."""
+
 
 class _SilentTask:
     def advance(self, amount: int) -> None:
@@ -39,3 +42,8 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Nothing to leave off."""
+        yield

@@ -83,19 +83,19 @@ class Store:
         """Where the file with this sha256 lies, or would lie."""
         return self.root / "downloads" / sha256[:2] / sha256
 
-    def has_download(self, sha256: str, size: int) -> bool:
-        """Whether it is there, by its size in bytes; marks it as used."""
+    def has_download(self, sha256: str, size: int | None) -> bool:
+        """Whether it is there, by its size in bytes where that is known; marks it as used."""
         self._presence.refer(References.of(downloads=[sha256]))
         path = self.download_path(sha256)
         try:
-            found = path.stat().st_size == size
+            found = path.stat().st_size == size or size is None
         except OSError:
             return False
         if found:
             _touch(path)
         return found
 
-    def verified_download(self, sha256: str, size: int) -> Path:
+    def verified_download(self, sha256: str, size: int | None) -> Path:
         """The path of a stored file after reading all of it; one that is damaged is dropped.
 
         Raises LockError, rule `hash-mismatch` where it is damaged and `not-in-store` where it is not there.
@@ -107,7 +107,7 @@ class Store:
                 f"{path}: is not in the store", rule="not-in-store", hint="run without --offline to fetch it"
             )
         with explained(path):
-            if path.stat().st_size != size or sha256_of(path) != sha256:
+            if (size is not None and path.stat().st_size != size) or sha256_of(path) != sha256:
                 path.unlink(missing_ok=True)
                 raise LockError(
                     f"{path}: is not what its name says, and was dropped", rule="hash-mismatch",

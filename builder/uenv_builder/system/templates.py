@@ -25,10 +25,11 @@ def load_template(name: str) -> jinja2.Template:
 
     Errors of the template, when it is read or rendered, are BuildErrors that start with `NAME:LINE:`.
     """
-    return _read_template(resource_folder("templates"), name)
+    return read_template(resource_folder("templates"), name)
 
 
-def _read_template(folder: Path, name: str) -> jinja2.Template:
+def read_template(folder: Path, name: str) -> jinja2.Template:
+    """As `load_template`, for a template in `folder`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder, encoding="utf-8"),
         undefined=jinja2.StrictUndefined,

@@ -80,6 +80,15 @@ class Bars:
         """A line above the bars."""
         self._console.print(text, highlight=False, markup=False)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bars off the screen, and put them back."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
     def close(self) -> None:
         """Take the bars off the screen."""
         self._progress.stop()
@@ -125,6 +134,11 @@ class Lines:
         with self._lock:
             self._stream.write(f"[{time.monotonic() - self._begun:7.1f} s] {text}\n")
             self._stream.flush()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Lines are not in anybody's way."""
+        yield
 
     def close(self) -> None:
         """Nothing to take back."""

@@ -92,22 +92,24 @@ class Received:
             os.fsync(self._file.fileno())
 
 
-def receive(body: Body, into: Received, size: int, sha256: str, advance: Callable[[int], None]) -> None:
+def receive(body: Body, into: Received, size: int | None, sha256: str, advance: Callable[[int], None]) -> None:
     """Add what `body` gives until `into` is the file of `size` bytes with `sha256`; `advance` hears the count.
 
+    Without a size, what the server announces counts; without that, the file ends where the answer does.
     `into` keeps what came when the connection ends early (TryAgainError), and nothing after WrongContentError.
     """
     if body.begins != into.count:
         into.start_over()
     announced = None if body.length is None else body.begins + body.length
-    if announced not in {None, size}:
+    if size is not None and announced not in {None, size}:
         raise _wrong(into, f"has {announced:,} bytes, expected {size:,}")
-    while chunk := body.read(min(CHUNK, size + 1 - into.count)):
+    size = announced if size is None else size
+    while chunk := body.read(CHUNK if size is None else min(CHUNK, size + 1 - into.count)):
         into.add(chunk)
-        if into.count > size:
+        if size is not None and into.count > size:
             raise _wrong(into, f"is longer than the {size:,} bytes that were expected")
         advance(into.count)
-    if into.count < size:
+    if size is not None and into.count < size:
         raise TryAgainError(f"ended after {into.count:,} of {size:,} bytes")
     check_hash(into, sha256)
 

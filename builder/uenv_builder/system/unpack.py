@@ -10,8 +10,8 @@ from pathlib import Path
 from uenv_builder.model.entry import Entry
 
 
-def unpack_entries(entries: Iterable[Entry], folder: Path) -> None:
-    """Write `entries` below `folder`, which exists and is empty. Owners and times are not kept.
+def unpack_entries(entries: Iterable[Entry], folder: Path, *, keep_times: bool = False) -> None:
+    """Write `entries` below `folder`, which exists and is empty. Owners are not kept, times of files only if asked for.
 
     Entries obey the contract of `Entry`: no path leaves the folder. Links that are absolute are made relative to it,
     so that the tree also works without a change of root.
@@ -34,3 +34,5 @@ def unpack_entries(entries: Iterable[Entry], folder: Path) -> None:
             with path.open("wb") as out:
                 shutil.copyfileobj(entry.content, out)
             path.chmod(entry.mode | 0o600)
+            if keep_times:
+                os.utime(path, (entry.mtime, entry.mtime))
