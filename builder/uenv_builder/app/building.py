@@ -119,7 +119,7 @@ def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage
     Its image has to be the stored file itself, which was hashed when it came there; a copy on another file system is
     not.
     """
-    stored = {step.kind: session.store.step_folder(step.id) for step in prepared.plan.steps}
+    stored = {step.kind: session.store.step_folder(step.id) for step in prepared.plan.lasting()}
     image = stored.get("squashfs")
     if None in stored.values() or image is None or not (folder / outputs.MANIFEST).is_file():
         return None

@@ -48,6 +48,7 @@ class StepRunner:
         self._layers = LayerMaker(self.session, self.inputs, self.sources)
         self._processors = threading.Semaphore(self.session.jobs)
         self._stopped = threading.Event()
+        self._steps: list[Step] = []
         self._read: dict[Path, Layer] = {}  # several steps are made from the same layers
         self._options = squashfs_options(self.inputs.recipe)
 
@@ -60,11 +61,12 @@ class StepRunner:
             return self._run()
 
     def _run(self) -> dict[str, Path]:
+        self._steps = self._needed_steps()
         if self.session.offline:
             self._require_downloads()
         folders: dict[str, Path] = {}
         # The largest first: nobody should wait for one large wheel that began last.
-        first = sorted((step for step in self.plan.steps if not step.inputs), key=lambda step: -step.download_bytes)
+        first = sorted((step for step in self._steps if not step.inputs), key=lambda step: -step.download_bytes)
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
         try:
             sources = pool.submit(self._fetch_sources)
@@ -77,31 +79,31 @@ class StepRunner:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        for step in self.plan.steps:
+        for step in self._steps:
             if step.inputs:
                 folders[step.id] = self._result(step, folders)
         return folders
 
+    def _needed_steps(self) -> list[Step]:
+        """All steps, but packages to compile with only where something is to be compiled."""
+        missing = [step for step in self.plan.lasting() if self.session.store.step_folder(step.id) is None]
+        inputs = {identity for step in missing for identity in step.inputs}
+        return [step for step in self.plan.steps if step.kind != "build-packages" or step.id in inputs]
+
     def _fetch_sources(self) -> None:
         # What cannot be had is known before anything is compiled.
-        if sources := self._sources(
-            step for step in self.plan.steps if self.session.store.step_folder(step.id) is None
-        ):
+        if sources := self._sources(step for step in self._steps if self.session.store.step_folder(step.id) is None):
             fetch_sources(self.session, sources)
 
     def _sources(self, steps: Iterable[Step]) -> list[LockedSource]:
         names = {self._components.planned(step).chosen.name for step in steps if step.kind == "component"}
-        build = self.inputs.lock.build
-        return (
-            [pin for component in build.components if component.name in names for pin in component.sources]
-            if build
-            else []
-        )
+        components = self.inputs.lock.build.components if self.inputs.lock.build else ()
+        return [pin for component in components if component.name in names for pin in component.sources]
 
     def _require_downloads(self) -> None:
         # Offline, nothing can be got while the build runs: all that is missing is named before it begins.
         store = self.session.store
-        steps = [step for step in self.plan.steps if store.step_folder(step.id) is None]
+        steps = [step for step in self._steps if store.step_folder(step.id) is None]
         sources = self._sources(steps)
         wanted = [*self._layers.downloads(steps), *self.session.archive_downloads(sources)]
         missing = missing_commits(self.session, sources)

@@ -25,7 +25,7 @@ def references_of(plan: Plan, lock: Lock) -> References:
 
 def keep_build(store: Store, folder: Path, plan: Plan) -> None:
     """Keep the results of all steps as long as `folder` is a build of this plan. Raises BuildError."""
-    store.add_root("build", folder, References.of(step.id for step in plan.steps), plan=plan.id)
+    store.add_root("build", folder, References.of(step.id for step in plan.lasting()), plan=plan.id)
 
 
 def keep_lock(store: Store, file: Path, lock: Lock) -> None:

@@ -36,6 +36,10 @@ class Plan:
     id: str
     steps: tuple[Step, ...]
 
+    def lasting(self) -> tuple[Step, ...]:
+        """All but those whose results nobody needs any more when the others are there."""
+        return tuple(step for step in self.steps if step.kind != "build-packages")
+
     def layers(self) -> tuple[Step, ...]:
         """The steps whose results are layers of the image, lowest layer first."""
         return tuple(step for step in self.steps if step.kind not in _NO_LAYERS)
