@@ -224,9 +224,10 @@ def test_providers_are_read_from_the_images_own_program(tmp_path, good):
     image = image_with(tmp_path, good)
     assert "no fi_info" in check(image, "net-providers").reason
     program = tmp_path / FOLDER.lstrip("/") / "fi_info"
-    program.write_text("#!/bin/sh\nprintf 'tcp:\\n    version: 206.0\\nshm:\\n    version: 206.0\\n'\n")
+    listing = "tcp:\\n    version: 206.0\\nshm:\\n    version: 206.0\\n"
+    program.write_text(f"#!/bin/sh\n[ -z $FI_PROVIDER ] || exit 3\nprintf '{listing}'\n")
     program.chmod(0o755)
-    result = check(image, "net-providers")
+    result = check(image, "net-providers", FI_PROVIDER="cxi")
     assert (result.outcome, result.reason) == ("failed", "libfabric was built without the provider cxi")
     assert check(image, "net-providers", {"providers": ["tcp"]}).measured["providers"] == "tcp, shm"
     program.write_text("#!/bin/sh\necho broken >&2\nexit 61\n")
