@@ -9,15 +9,20 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
 from uenv_builder.images.merge import merge_layers
 from uenv_builder.images.squashfs.from_layers import write_squashfs
+from uenv_builder.images.squashfs.reader import open_squashfs
+from uenv_builder.images.squashfs.start_part import read_extents
+from uenv_builder.images.squashfs.tree import walk
 from uenv_builder.images.squashfs.version import linker_version
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import SquashfsOptions
+from uenv_builder.model.start import StartFile
 from uenv_builder.system.events import Silent
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
@@ -244,6 +249,7 @@ import pathlib, sys
 from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.model.errors import BuildError
 from uenv_builder.model.image import SquashfsOptions
+from uenv_builder.model.start import StartFile
 from uenv_builder.system.events import Silent
 from uenv_builder.system.layer_blob import read_layer
 small = pathlib.Path({str(tmp_path / "small")!r})
@@ -265,3 +271,84 @@ except BuildError as error:
 
 def test_the_version_says_what_the_bytes_depend_on():
     assert re.fullmatch(r"squashfs linker \d+, zstd \d+\.\d+\.\d+", linker_version())
+
+
+# Data in the order of a start
+
+
+START = ["usr/many/299", "implied/parent/file", "not/there", "usr", "usr/noise", "usr/many/007", "usr/replaced"]
+
+
+def places_of(image, path):
+    """Where a file's blocks and its tail's fragment are in the data area: (first byte, last byte) each."""
+    node = image.root
+    for name in path.encode().split(b"/"):
+        node = node.children[name]
+    content = node.content
+    if content.words:
+        yield content.start, content.start + content.stored
+    if content.fragment is not None:
+        start, word = image.source.fragments[content.fragment]
+        yield start, start + (word & 0xFFFFFF)
+
+
+def test_what_a_start_reads_lies_in_front_and_the_content_is_the_same(layers, tmp_path):
+    plain = write(layers, tmp_path / "plain")
+    notes = []
+
+    class Told(Silent):
+        def note(self, text):
+            notes.append(text)
+
+    start = [StartFile(path) for path in START]
+    for name in ("ordered", "again"):
+        write_squashfs(layers, tmp_path / name, SquashfsOptions(), epoch=EPOCH, listener=Told(), start=start)
+    assert (tmp_path / "ordered").read_bytes() == (tmp_path / "again").read_bytes() != plain.read_bytes()
+    assert notes[0] == "2 of 7 files of the recorded start are not in the image: not/there, usr"
+    with open_squashfs(plain) as one, open_squashfs(tmp_path / "ordered") as two:
+        assert contents_of(one) == contents_of(two)
+        assert one.inodes == two.inodes
+        assert abs(one.size - two.size) < 1000  # tables, which name other places
+        listed = [place for path in START if path not in {"not/there", "usr"} for place in places_of(two, path)]
+        base = two.source.pieces[0].offset
+    places = list(dict.fromkeys(listed))
+    assert places == sorted(places)
+    assert places[0][0] == 0
+    assert all(end == start for (_, end), (start, _) in pairwise(places))
+    tables, *data = read_extents(tmp_path / "ordered")
+    assert data == [(base, places[-1][1])]
+    assert sum(tables) == two.size
+    assert read_extents(plain) == ()
+
+
+def contents_of(image):
+    reader = image.contents()
+    return {
+        path: (node.kind, node.mode, node.mtime, node.target, node.content and reader.read(node.content))
+        for path, node in walk(image.root)
+    }
+
+
+def test_only_the_parts_that_are_read_are_read_ahead(tmp_path):
+    blocks = b"".join(hashlib.shake_256(bytes([number])).digest(100_000) for number in range(3))
+    (tmp_path / "layer").mkdir()
+    entries = [file("aside", hashlib.shake_256(b"a").digest(300_000)), file("big", blocks + b"tail")]
+    layer = write_layer(iter(entries), tmp_path / "layer", block_size=4096)
+    out, options = tmp_path / "image", SquashfsOptions(block_size=4096)
+    start = [StartFile("big", ((0, 1), (200_000, 200_001)))]
+    write_squashfs([layer], out, options, epoch=EPOCH, listener=Silent(), start=start)
+    with open_squashfs(out) as image:
+        first = image.source.pieces[0].offset
+    assert read_extents(out)[1:] == ((first, 4096), (first + 200_000 // 4096 * 4096, 4096))
+
+
+def test_a_damaged_layer_is_found_with_an_order_too(layers, tmp_path):
+    blob = layers[0].blob
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+    start = [StartFile("usr/many/299")]
+    with pytest.raises(LockError) as caught:
+        write_squashfs(layers, tmp_path / "out", SquashfsOptions(), epoch=EPOCH, listener=Silent(), start=start)
+    assert caught.value.diagnostics[0].rule == "hash-mismatch"
+    assert not (tmp_path / "out").exists()

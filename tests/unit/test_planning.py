@@ -20,6 +20,7 @@ from uenv_builder.model.lock import (
     LockedUserland,
     LockedWheel,
 )
+from uenv_builder.model.start import StartFile, StartRecord
 from uenv_builder.model.system import Uarch
 
 UARCH = Uarch(name="x86_64", machine="x86_64", debian="amd64", oci="amd64", multiarch="x86_64-linux-gnu")
@@ -148,3 +149,18 @@ def test_the_recipe_digest_changes_with_requests_only():
     other = RECIPE.model_copy(update={"python": RECIPE.python.model_copy(update={"requirements": ["numpy<2"]})})
     assert recipe_digest(same, UARCH) == recipe_digest(RECIPE, UARCH)
     assert recipe_digest(other, UARCH) != recipe_digest(RECIPE, UARCH)
+
+
+def test_a_recorded_start_changes_the_squashfs_alone():
+    plain = {step.kind: step.id for step in make_plan(INPUTS).steps}
+    one, same, other = (
+        {step.kind: step.id for step in make_plan(replace(INPUTS, start=record)).steps}
+        for record in (
+            StartRecord((StartFile("a"), StartFile("b"))),
+            StartRecord((StartFile("a"), StartFile("b")), repeated=("a",)),
+            StartRecord((StartFile("b"), StartFile("a"))),
+        )
+    )
+    assert {kind for kind in plain if plain[kind] != one[kind]} == {"squashfs"}
+    assert one == same
+    assert one["squashfs"] != other["squashfs"]

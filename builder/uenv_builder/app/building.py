@@ -17,6 +17,7 @@ from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, 
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
 from uenv_builder.images.oci import read_oci_layout
+from uenv_builder.images.squashfs.start_part import read_extents
 from uenv_builder.model.errors import LockError, UsageError
 from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
@@ -180,7 +181,10 @@ def _place_squashfs(step: Path, new: Path, *, hashed: bool) -> Document:
             hint="`uenv cache verify` drops it; build again",
         )
     link_or_copy(image, new / outputs.IMAGE)
-    return {"file": outputs.IMAGE, **recorded}
+    document: Document = {"file": outputs.IMAGE, **recorded}
+    if extents := read_extents(image):
+        document["start"] = {"bytes": sum(length for _, length in extents), "extents": len(extents)}
+    return document
 
 
 def _oci_document(folder: Path) -> Document:

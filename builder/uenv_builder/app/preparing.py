@@ -9,6 +9,7 @@ from pathlib import Path
 from uenv_builder.app.component_scripts import plan_sources
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.app.selection import Selection
+from uenv_builder.app.start_files import read_start
 from uenv_builder.core.environment import compose_environment
 from uenv_builder.core.etc_files import etc_files
 from uenv_builder.core.planning import PlanInputs, make_plan
@@ -55,6 +56,7 @@ def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
         added=contents,
         generated=etc_files(config),
         components=plan_sources(loaded, selection.uarch, lock),
+        start=read_start(loaded, selection.uarch.name),
         tools={**dict.fromkeys(_LAYERS, layer_tools), "squashfs": {"writer": linker_version()}},
     )
     return Prepared(loaded, selection, lock, inputs, make_plan(inputs), sources)

@@ -48,6 +48,10 @@ class LoadedRecipe:
         """Where the lock for `uarch` lies: beside the recipe."""
         return self.folder / f"{uarch}.lock.yaml"
 
+    def start_path(self, uarch: str) -> Path:
+        """Where the record of a start on `uarch` lies, if there is one: beside the recipe."""
+        return self.folder / f"{uarch}.start.txt"
+
 
 def find_recipe(name: str, search: Sequence[str] = ()) -> Path:
     """The recipe file that `name` means: a folder with a recipe.yaml, a file, or NAME[/VERSION] on the recipe path.

@@ -24,6 +24,7 @@ from uenv_builder.model.errors import NetworkError
 from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedSource
 from uenv_builder.model.plan import Plan, Step
+from uenv_builder.model.start import StartRecord
 from uenv_builder.system.layer_blob import read_layer, write_layer
 
 
@@ -160,4 +161,10 @@ class StepRunner:
 
     def _write_squashfs(self, below: Sequence[Layer], image: Path) -> str:
         epoch, listener = self.inputs.lock.epoch, self.session.listener
-        return write_squashfs(below, image, self._options, epoch=epoch, listener=listener).sha256
+        record = self.inputs.start or StartRecord(())
+        if record.repeated:
+            again = f"{len(record.repeated)} files are listed again, {record.repeated[0]} first"
+            listener.note(f"the recorded start: {again}; what their lines say is put together")
+        return write_squashfs(
+            below, image, self._options, epoch=epoch, listener=listener, start=record.files
+        ).sha256  # fmt: skip

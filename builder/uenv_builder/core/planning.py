@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from uenv_builder.core.component_planning import PlannedComponent, plan_components
 from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.core.plan_steps import Tools, make_step
+from uenv_builder.core.start_record import start_document
 from uenv_builder.model.image import ImageConfig
 from uenv_builder.model.lock import Lock, LockedDeb, LockedWheel
 from uenv_builder.model.plan import Plan, Step, StepKind
 from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.start import StartRecord
 from uenv_builder.model.system import Uarch
 
 
@@ -31,7 +33,7 @@ class PlanInputs:
 
     `added` is sorted by path; `generated` are texts and modes of generated files by path without a leading slash;
     `tools` are the versions of the programs whose output is kept, by kind of step; `components` are those from source,
-    each after what it needs.
+    each after what it needs; `start` is what the squashfs has in front.
     """
 
     recipe: Recipe
@@ -42,6 +44,7 @@ class PlanInputs:
     generated: Mapping[str, tuple[str, int]]
     tools: Tools
     components: Sequence[PlannedComponent] = ()
+    start: StartRecord | None = None
 
 
 def make_plan(inputs: PlanInputs) -> Plan:
@@ -96,7 +99,9 @@ def _finish(inputs: PlanInputs, loader: Step) -> Step:
 
 
 def _images(inputs: PlanInputs, layers: Sequence[Step]) -> list[Step]:
-    squashfs: Json = {"epoch": inputs.lock.epoch, **inputs.recipe.outputs.squashfs.model_dump(mode="json")}
+    squashfs: dict[str, Json] = {"epoch": inputs.lock.epoch, **inputs.recipe.outputs.squashfs.model_dump(mode="json")}
+    if inputs.start:
+        squashfs["start"] = digest_of(start_document(inputs.start))
     steps = [_step(inputs, "squashfs", "image.squashfs", squashfs, layers)]
     if inputs.recipe.outputs.oci:
         config = asdict(inputs.config)

@@ -14,22 +14,26 @@ from pathlib import Path
 
 from uenv_builder.images.merge import MergedEntry, MergedTree, merge_layers
 from uenv_builder.images.squashfs.layer_source import LayerSource
+from uenv_builder.images.squashfs.start_part import FirstRead
 from uenv_builder.images.squashfs.tree import FileData, Node
 from uenv_builder.images.squashfs.writer import WrittenImage, write_image
 from uenv_builder.model.errors import BuildError
 from uenv_builder.model.image import IndexEntry, Layer, SquashfsOptions
+from uenv_builder.model.start import StartFile
 from uenv_builder.system.events import Listener
 
 
 def write_squashfs(
-    layers: Sequence[Layer], out: Path, options: SquashfsOptions, *, epoch: int, listener: Listener
-) -> WrittenImage:
+    layers: Sequence[Layer], out: Path, options: SquashfsOptions, *, epoch: int, listener: Listener,
+    start: Sequence[StartFile] = (),
+) -> WrittenImage:  # fmt: skip
     """Write the image of `layers`, lowest first, as a squashfs at `out`.
 
     Everything in it belongs to root, entries keep their mode and time; the root directory has mode 0755 and the time
     `epoch`, in seconds, as the file system itself. Files with the same content share it, across layers too. All layers
-    have blocks of `options.block_size` bytes, and every byte of their blobs is verified meanwhile. Raises BuildError,
-    and LockError (`hash-mismatch`) for a damaged layer; `out` is then as it was before.
+    have blocks of `options.block_size` bytes, and every byte of their blobs is verified meanwhile. The data of the
+    files `start` comes first, in their order; those that are not there are named in a note. Raises BuildError, and
+    LockError (`hash-mismatch`) for a damaged layer; `out` is then as it was before.
     """
     tree = merge_layers(layers)
     with ExitStack() as opened, listener.task(f"linking {out.name}", sum(layer.size for layer in layers)) as task:
@@ -37,14 +41,37 @@ def write_squashfs(
         _check_blocks(sources, options.block_size)
         partial = out.with_name(f".{out.name}.partial")
         opened.callback(partial.unlink, missing_ok=True)
+        root = _nodes(tree, sources, epoch)
         written = write_image(
-            _nodes(tree, sources, epoch), sources, partial, block_size=options.block_size, epoch=epoch,
-            level=options.level, options=struct.pack("<i", options.level), advance=task.advance,
+            root, sources, partial, block_size=options.block_size, epoch=epoch, level=options.level,
+            options=struct.pack("<i", options.level), first=_first_reads(root, start, listener), advance=task.advance,
         )  # fmt: skip
         for source in sources:
             source.verify_rest()
         partial.replace(out)
     return written
+
+
+def _first_reads(root: Node, start: Sequence[StartFile], listener: Listener) -> list[FirstRead]:
+    found: list[FirstRead] = []
+    unknown: list[str] = []
+    for file in start:
+        node = _find(root, file.path)
+        if node is not None and node.content is not None:
+            found.append(FirstRead(node.content, file.parts))
+        else:
+            unknown.append(file.path)
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
+        listener.note(f"{len(unknown)} of {len(start)} files of the recorded start are not in the image: {shown}")
+    return found
+
+
+def _find(root: Node, path: str) -> Node | None:
+    node: Node | None = root
+    for name in path.split("/"):
+        node = node.children.get(os.fsencode(name)) if node else None
+    return node
 
 
 def _check_blocks(sources: Sequence[LayerSource], block_size: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from uenv_builder.images.squashfs.reader import SquashfsImage, open_squashfs
 from uenv_builder.images.squashfs.stacking import merge_trees
+from uenv_builder.images.squashfs.start_part import FirstRead
 from uenv_builder.images.squashfs.tree import FileData, Node, walk
 from uenv_builder.images.squashfs.writer import WrittenImage, write_image
 from uenv_builder.model.errors import BuildError
@@ -42,7 +43,7 @@ def link_images(
             compressor=images[0].compressor,
             level=level,
             options=images[0].options if len({image.options for image in images}) == 1 else b"",
-            first=[content for path in order for content in _contents(root, path)],
+            first=[FirstRead(content) for path in order for content in _contents(root, path)],
         )
 
 

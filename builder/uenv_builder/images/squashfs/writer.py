@@ -17,7 +17,8 @@ from uenv_builder.images.squashfs.layout import Compressor, Superblock
 from uenv_builder.images.squashfs.metadata import write_lookup_table
 from uenv_builder.images.squashfs.outline import Outline
 from uenv_builder.images.squashfs.placement import Placement
-from uenv_builder.images.squashfs.tree import FileData, Node, Source
+from uenv_builder.images.squashfs.start_part import FirstRead, dump_extents, start_extents
+from uenv_builder.images.squashfs.tree import Node, Source
 from uenv_builder.system.files import write_beside
 
 
@@ -39,20 +40,22 @@ def write_image(
     compressor: Compressor = "zstd",
     level: int | None = None,
     options: bytes = b"",
-    first: Sequence[FileData] = (),
+    first: Sequence[FirstRead] = (),
     advance: Callable[[int], None] | None = None,
 ) -> WrittenImage:
     """Write the tree below `root` as an image at `out`, whole or not at all; what is there is replaced.
 
-    Data comes in the order of `sources`, after that of the files `first`, as far as the tree refers to it; all of it
-    has to be compressed by `compressor` in blocks of `block_size` bytes. `level` is that of the tables' compression;
-    `options` is what the image says of the data's, as on disk. `epoch` is the image's own time, in seconds. `advance`
-    is told how many bytes of data were copied, again and again. Raises BuildError for a tree that squashfs cannot hold
-    and where `out` cannot be written; ValueError for one that contradicts itself.
+    Data comes in the order of `sources`, after that of the files `first`, as far as the tree refers to it; where there
+    are such files, a list behind the tables says where their data and the tables are (start_part.py). All data has to
+    be compressed by `compressor` in blocks of `block_size` bytes. `level` is that of the tables' compression; `options`
+    is what the image says of the data's, as on disk. `epoch` is the image's own time, in seconds. `advance` is told how
+    many bytes of data were copied, again and again. Raises BuildError for a tree that squashfs cannot hold and where
+    `out` cannot be written; ValueError for one that contradicts itself.
     """
     outline = Outline(root, block_size)
     head = layout.METADATA_HEADER.pack(len(options) | layout.STORED_METADATA) + options if options else b""
-    placement = Placement(outline.contents, sources, layout.SUPERBLOCK.size + len(head), first)
+    ahead = [read.content for read in first]
+    placement = Placement(outline.contents, sources, layout.SUPERBLOCK.size + len(head), ahead)
     pack = packer(compressor, level)
     inodes = InodeWriter(outline, placement, pack)
     inodes.write_all()
@@ -96,6 +99,15 @@ def write_image(
             image.append(chunk)
             if advance:
                 advance(len(chunk))
-        image.append(bytes(tables) + bytes(-size % layout.PADDING))
+        tail = _start_list(first, placement, block_size, size)
+        image.append(bytes(tables) + tail + bytes(-(size + len(tail)) % layout.PADDING))
         sha256 = image.finish()
     return WrittenImage(outline.count, size, sha256)
+
+
+def _start_list(first: Sequence[FirstRead], placement: Placement, block_size: int, size: int) -> bytes:
+    """The list of what a start reads: the tables, which mounting needs, then the data of `first`."""
+    if not first:
+        return b""
+    tables = (placement.end, size - placement.end)
+    return dump_extents([tables, *start_extents(first, placement, block_size)])
