@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uenv_builder.app import outputs
+from uenv_builder.app.component_files import CHECK_SCRIPT
 from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
 from uenv_builder.app.preparing import Prepared
 from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
@@ -96,7 +97,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
             folders = runner.run()
             _keep(session, prepared, folder)
             with session.listener.task("writing the build's folder"):
-                old_report = reusable_report(folder)
+                old_report = reusable_report(folder) if _has_same_checks(prepared, folder) else None
                 image = _write_folder(folder, prepared, folders, made=frozenset(runner.built))
         report = _check(session, image, old_report) if test else None
     return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps), runner.seconds)
@@ -133,6 +134,7 @@ def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage
             and built.image.samefile(image / outputs.IMAGE)
             and built.image.stat().st_size == built.manifest["squashfs"]["size"]
             and (folder / "lock.yaml").read_text(encoding="utf-8") == dump_lock(prepared.lock)
+            and _has_same_checks(prepared, folder)
             and all((folder / name).read_text(encoding="utf-8") == text for name, text in _texts(prepared, folder))
         )
     except (UsageError, OSError, KeyError, ValueError):
@@ -143,6 +145,17 @@ def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage
 def _texts(prepared: Prepared, folder: Path) -> Iterable[tuple[str, str]]:
     """What users select, by its place below `folder`."""
     return render_user_files(prepared, image=str((folder / outputs.IMAGE).absolute())).items()
+
+
+def _has_same_checks(prepared: Prepared, folder: Path) -> bool:
+    """Whether the build at `folder` was checked by the components' scripts as they are now."""
+    there = {path.name: path.read_bytes() for path in (folder / outputs.CHECKS).glob("*.sh")}
+    return there == {f"{name}.sh": path.read_bytes() for name, path in _check_scripts(prepared).items()}
+
+
+def _check_scripts(prepared: Prepared) -> dict[str, Path]:
+    places = {name: place / CHECK_SCRIPT for name, place in prepared.loaded.components.folders.items()}
+    return {name: place for name, place in places.items() if place.is_file()}
 
 
 def _check(session: Session, image: BuiltImage, old: Report | None) -> Report:
@@ -166,6 +179,9 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path],
                 place_folder(folders[step.id] / "oci", new / "oci")
                 manifest["oci"] = _oci_document(new / "oci")
         write_text(new / "lock.yaml", dump_lock(prepared.lock))
+        for name, script in _check_scripts(prepared).items():
+            (new / outputs.CHECKS).mkdir(exist_ok=True)
+            write_text(new / outputs.CHECKS / f"{name}.sh", script.read_text(encoding="utf-8"))
         write_user_files(dict(_texts(prepared, folder)), new)
         write_json(new / outputs.MANIFEST, manifest)
     return open_build(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from uenv_builder.images.merge import merged_entries
 from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.layers.elf_symbols import LinkedFile, linked_files
 from uenv_builder.layers.installed import installed_entries
+from uenv_builder.layers.wheel import Installation, wheel_entries
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import Layer
-from uenv_builder.model.lock import LockedBuild
+from uenv_builder.model.lock import LockedBuild, LockedComponent, LockedWheel
 from uenv_builder.model.plan import Step
 from uenv_builder.sandboxes import SANDBOXES, Bind, Command, Sandbox
 from uenv_builder.system.events import Silent
@@ -37,6 +38,8 @@ _TAIL_LINES = 30
 _LOG = "log"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _LATEST = 2**32 - 1
+_BUILD_WHEELS = Installation(prefix="prefix", packages="packages", python="/usr/bin/python3")
+"""Below the folder that BUILD_WHEELS is in."""
 
 
 @dataclass
@@ -51,6 +54,14 @@ class ComponentBuilder:
         """The component that a step builds."""
         name = json.loads(step.options)["name"]
         return next(component for component in self.inputs.components if component.chosen.name == name)
+
+    def wheels(self, steps: Iterable[Step]) -> list[LockedWheel]:
+        """The wheels that the components among `steps` are compiled with, and that are not the image's."""
+        found: list[LockedWheel] = []
+        for planned in (self.planned(step) for step in steps if step.kind == "component"):
+            locked = locked_component(_require_build(self.inputs), planned.chosen.name)
+            found += locked.build_wheels.get(planned.crossed_on or self.inputs.uarch.debian, ())
+        return found
 
     def build(self, step: Step, into: Path, below: Sequence[Layer]) -> dict[str, str]:
         """Compile the component of `step` and write its layer into `into`; `below` are the layers of its inputs.
@@ -116,6 +127,7 @@ class _Build:
         self.epoch = min(newest, _LATEST)
         self._place_patches()
         self._write_scripts()
+        self._unpack_wheels(locked)
         options = squashfs_options(self.owner.inputs.recipe)
         root = [self.below[identity] for identity in self._layers("root")]
         write_squashfs(root, self.work / "root.squashfs", options, epoch=0, listener=Silent())
@@ -208,6 +220,15 @@ class _Build:
             place.write_bytes(content)
             if sha256_of(place) != sha256:
                 raise BuildError(f"{folder / name}: changed while the build was running", hint="run the build again")
+
+    def _unpack_wheels(self, locked: LockedComponent) -> None:
+        session = self.owner.session
+        wheels = locked.build_wheels.get(self.planned.crossed_on or self.toolchain.debian, ())
+        files = session.fetch(session.wheel_downloads(wheels))
+        for wheel in wheels:
+            entries = wheel_entries(files[wheel.sha256], _BUILD_WHEELS, name=wheel.file, compiler=None)
+            (self.work / "wheels").mkdir(exist_ok=True)
+            unpack_entries(entries, self.work / "wheels")
 
     def _write_scripts(self) -> None:
         chosen = self.planned.chosen

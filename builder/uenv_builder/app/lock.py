@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 from uenv_builder.app.checking import check_recipe
 from uenv_builder.app.component_locking import lock_build
+from uenv_builder.app.component_wheels import Machine, add_wheels, kept_wheels
 from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
@@ -30,6 +31,7 @@ from uenv_builder.model.lock import (
     LockedRecipe,
     LockedTarget,
     LockedUserland,
+    LockedWheel,
 )
 from uenv_builder.model.recipe import DebianBase
 from uenv_builder.model.system import Uarch
@@ -105,6 +107,8 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
         userland = _lock_userland(session, loaded, uarch, older=older, upgrade=upgrade, place=place)
         build = _lock_build(session, loaded, uarch, image=userland.packages, older=older, upgrade=upgrade, place=place)
     python = _lock_python(session, loaded, uarch, debs=userland.packages, older=older, upgrade=upgrade)
+    if build:
+        build = _lock_build_wheels(session, loaded, uarch, build, image=(userland, python), older=older)
     accelerator = read_accelerator(python.wheels, index=session.index) if python else None
     _require_cuda(loaded, accelerator)
     newest = max(datetime.fromisoformat(release.date) for release in userland.releases)
@@ -182,6 +186,31 @@ def _lock_build(
     kept = tuple(deb for deb in before if deb.name not in upgrade.names)
     with session.listener.task("resolving the packages that components are compiled with"):
         return lock_build(loaded.components.chosen, uarch, resolve, image=image, older=kept)
+
+
+def _lock_build_wheels(
+    session: Session,
+    loaded: LoadedRecipe,
+    uarch: Uarch,
+    build: LockedBuild,
+    *,
+    image: tuple[LockedUserland, LockedPython | None],
+    older: Lock | None,
+) -> LockedBuild:
+    userland, python = image
+    keep = kept_wheels(older.build.components) if older and older.build else {}
+
+    def resolve(requirements: Sequence[str], machine: Machine) -> tuple[LockedWheel, ...]:
+        # Compilers have to fit the libraries of the image.
+        own = tuple(f"{wheel.name}=={wheel.version}" for wheel in (python.wheels if python else ()))
+        request = WheelRequest(
+            requirements=tuple(requirements), python=loaded.recipe.pins.python or "3.13", machine=machine,
+            glibc=_glibc(userland.packages), constraints=own,
+        )  # fmt: skip
+        with session.listener.task(f"resolving wheels that components are compiled with, for {machine}"):
+            return resolve_wheels(request, session.index, listener=session.listener, keep=keep).wheels
+
+    return add_wheels(build, loaded, uarch, python, resolve)
 
 
 def _debian(loaded: LoadedRecipe) -> DebianBase:

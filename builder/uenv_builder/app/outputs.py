@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from uenv_builder.system.files import link_or_copy
 IMAGE = "image.squashfs"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+CHECKS = "checks"
+"""The folder with the check.sh of each component that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,12 @@ def place_folder(source: Path, target: Path) -> None:
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(file, place)
+
+
+def check_scripts(folder: Path, components: Sequence[str]) -> dict[str, Path]:
+    """The scripts that check a build's components, by the components' names."""
+    places = {name: folder / CHECKS / f"{name}.sh" for name in components}
+    return {name: place for name, place in places.items() if place.is_file()}
 
 
 def open_build(path: Path) -> BuiltImage:

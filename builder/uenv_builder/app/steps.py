@@ -105,8 +105,9 @@ class StepRunner:
         # Offline, nothing can be got while the build runs: all that is missing is named before it begins.
         store = self.session.store
         steps = [step for step in self._steps if store.step_folder(step.id) is None]
-        sources = self._sources(steps)
+        sources, wheels = self._sources(steps), self._components.wheels(steps)
         wanted = [*self._layers.downloads(steps), *self.session.archive_downloads(sources)]
+        wanted += self.session.wheel_downloads(wheels)
         missing = missing_commits(self.session, sources)
         try:
             self.session.fetch([file for file in wanted if not store.has_download(file.sha256, file.size)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uenv_builder.core.digest import Document
 from uenv_builder.model.errors import UsageError
-from uenv_builder.model.lock import Lock
+from uenv_builder.model.lock import Lock, LockedWheel
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.system.events import Listener
 from uenv_builder.system.store import Collected, Limits, References, Store
@@ -43,7 +43,7 @@ def _hashes(lock: Lock) -> list[str]:
     built = lock.build
     debs += built.packages if built else ()
     sources = [source.sha256 for component in (built.components if built else ()) for source in component.sources]
-    wheels = lock.python.wheels if lock.python else ()
+    wheels = [*(lock.python.wheels if lock.python else ()), *_build_wheels(lock)]
     return [*(deb.sha256 for deb in debs), *(wheel.sha256 for wheel in wheels), *(one for one in sources if one)]
 
 
@@ -141,3 +141,8 @@ def parse_size(text: str) -> int:
     if not match:
         raise UsageError(f'"{text}" is not a size', hint="write it as 50G, 500M or 1.5T")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _build_wheels(lock: Lock) -> list[LockedWheel]:
+    components = lock.build.components if lock.build else ()
+    return [wheel for component in components for found in component.build_wheels.values() for wheel in found]

@@ -84,6 +84,7 @@ def _context(build: BuiltImage, uarch: Uarch, sandbox: Sandbox, site: SystemFile
         driver_libraries=system.driver_libraries,
         hook_libraries=system.hook_libraries.get(build.manifest["network"], ()),
         python=f"/usr/bin/python{lock.python.version}" if lock.python else "python3",
+        scripts=outputs.check_scripts(build.folder, [name for name, _ in build.manifest.get("components", ())]),
     )
 
 

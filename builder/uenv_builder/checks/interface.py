@@ -64,6 +64,8 @@ class CheckContext:
     allowed_missing: Mapping[str, str] = field(default_factory=dict)
     python: str = "python3"
     """The image's interpreter, looked up in its PATH."""
+    scripts: Mapping[str, Path] = field(default_factory=dict)
+    """The check.sh of each component that has one, by the component's name."""
 
 
 Family: TypeAlias = "Callable[[CheckContext, Sequence[WantedCheck]], list[CheckResult]]"

@@ -16,6 +16,7 @@ from uenv_builder.system.events import Listener
 def complete_wanted(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> list[WantedCheck]:
     """`wanted` and, before it, the checks that every image of this kind has to pass; what the recipe says wins."""
     names = [name for name, kind in CHECKS.items() if kind.always]
+    names += ["components"] if ctx.scripts else []
     if ctx.lock and ctx.lock.python:
         names += ["python-starts"]
         names += ["wheel-record"] if ctx.lock.python.wheels else []

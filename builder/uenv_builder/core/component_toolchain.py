@@ -54,7 +54,7 @@ class Toolchain:
             "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs), "JOBS": str(jobs), "MAKEFLAGS": f"-j{jobs}",
             "PREFIX": self.prefix, "DESTDIR": DESTDIR, "SYSROOT": self.sysroot,
             "WHEELS": f"{self.sysroot}/usr/local/lib/python{self.python}/dist-packages" if self.python else "",
-            "BUILD_WHEELS": f"{FOLDER}/wheels",
+            "BUILD_WHEELS": f"{FOLDER}/wheels/packages",
             "LD_LIBRARY_PATH": "" if self.crossed_on else f"{self.prefix}/lib",
             "PATH": f"{FOLDER}/bin:{self.prefix}/bin:/usr/local/bin:/usr/bin:/usr/sbin",
             "HOME": f"{FOLDER}/home", "TMPDIR": SCRATCH, "USER": "root", "LOGNAME": "root",
