@@ -63,7 +63,7 @@ class OfflineUenv(Uenv):
     config: Path
 
     def environment(self, **variables: str) -> dict[str, str]:
-        return super().environment(XDG_CONFIG_HOME=str(self.config), **variables)
+        return super().environment(**{"XDG_CONFIG_HOME": str(self.config), **variables})
 
 
 def build_command(recipe: Path, *more: str) -> list[str]:

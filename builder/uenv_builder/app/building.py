@@ -19,12 +19,12 @@ from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
 from uenv_builder.images.oci import read_oci_layout
 from uenv_builder.images.squashfs.start_part import read_extents
-from uenv_builder.model.errors import LockError, UsageError
+from uenv_builder.model.errors import BuildError, LockError, UsageError
 from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
 from uenv_builder.system.abandoned import remove_abandoned
-from uenv_builder.system.files import link_or_copy, lock_file, replace_folder, sha256_of, write_json, write_text
-from uenv_builder.system.store_entries import SUMS
+from uenv_builder.system.files import link_or_copy, lock_file, replace_folder, write_json, write_text
+from uenv_builder.system.store_entries import SUMS, step_damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +85,54 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
         _keep(session, prepared, folder)
         report = _check(session, image, reusable_report(folder)) if test else None
         return BuildResult(image, report, (), len(prepared.plan.steps))
+    seconds: dict[str, float] = {}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(folder.parent / f".{folder.name}.lock"):
+        with session.store.in_use(references_of(prepared.plan, prepared.lock), listener=session.listener):
+            old_report = reusable_report(folder) if _has_same_checks(prepared, folder) else None
+            try:
+                image = _make(session, prepared, folder, seconds)
+            except LockError as error:
+                if not _drop_damaged(session, prepared.plan, error):
+                    raise
+                image = _make(session, prepared, folder, seconds)
+        report = _check(session, image, old_report) if test else None
+    return BuildResult(image, report, tuple(seconds), len(prepared.plan.steps), seconds)
+
+
+def _make(session: Session, prepared: Prepared, folder: Path, seconds: dict[str, float]) -> BuiltImage:
+    """Run the missing steps and write the folder; how long those took that ran is added to `seconds`."""
     from uenv_builder.app.steps import StepRunner
 
     runner = StepRunner(
         session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label),
         component_folders=prepared.loaded.components.folders,
     )  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder.parent / f".{folder.name}.lock"):
-        with session.store.in_use(references_of(prepared.plan, prepared.lock), listener=session.listener):
-            folders = runner.run()
-            _keep(session, prepared, folder)
-            with session.listener.task("writing the build's folder"):
-                old_report = reusable_report(folder) if _has_same_checks(prepared, folder) else None
-                image = _write_folder(folder, prepared, folders, made=frozenset(runner.built))
-        report = _check(session, image, old_report) if test else None
-    return BuildResult(image, report, tuple(runner.built), len(prepared.plan.steps), runner.seconds)
+    try:
+        folders = runner.run()
+    finally:
+        seconds |= runner.seconds
+    _keep(session, prepared, folder)
+    with session.listener.task("writing the build's folder"):
+        return _write_folder(folder, prepared, folders, made=frozenset(runner.built))
+
+
+def _drop_damaged(session: Session, plan: Plan, error: LockError) -> bool:
+    """Whether results of the plan were damaged, and are dropped now, so that it is worth to make them anew.
+
+    Nothing is read unless `error` says that something was damaged; in a store that may only be read, all stays.
+    """
+    if error.diagnostics[0].rule != "hash-mismatch":
+        return False
+    session.listener.note(error.diagnostics[0].message)
+    stored = [step for step in plan.steps if session.store.step_folder(step.id) is not None]
+    try:
+        dropped = [step.name for step in stored if session.store.sound_step(step.id) is None]
+    except BuildError:
+        return False
+    if dropped:
+        session.listener.note(f"dropped what is damaged in the store, to be made anew: {', '.join(dropped)}")
+    return bool(dropped)
 
 
 def _keep(session: Session, prepared: Prepared, folder: Path) -> None:
@@ -173,8 +205,10 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path],
     with replace_folder(folder) as new:
         manifest = _manifest(prepared, folder)
         for step in prepared.plan.steps:
+            if step.kind in {"squashfs", "oci"} and step.name not in made:
+                _verify(folders[step.id])
             if step.kind == "squashfs":
-                manifest["squashfs"] = _place_squashfs(folders[step.id], new, hashed=step.name in made)
+                manifest["squashfs"] = _place_squashfs(folders[step.id], new)
             elif step.kind == "oci":
                 place_folder(folders[step.id] / "oci", new / "oci")
                 manifest["oci"] = _oci_document(new / "oci")
@@ -187,15 +221,18 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path],
     return open_build(folder)
 
 
-def _place_squashfs(step: Path, new: Path, *, hashed: bool) -> Document:
-    recorded = json.loads((step / SUMS).read_text(encoding="utf-8"))[outputs.IMAGE]
-    image = step / outputs.IMAGE
-    if not hashed and sha256_of(image) != recorded["sha256"]:
+def _verify(result: Path) -> None:
+    if (reason := step_damage(result)) is not None:
         raise LockError(
-            "the stored image.squashfs is damaged",
+            f"{result}: the stored image is damaged: {reason}",
             rule="hash-mismatch",
             hint="`uenv cache verify` drops it; build again",
         )
+
+
+def _place_squashfs(step: Path, new: Path) -> Document:
+    image = step / outputs.IMAGE
+    recorded = json.loads((step / SUMS).read_text(encoding="utf-8"))[outputs.IMAGE]
     link_or_copy(image, new / outputs.IMAGE)
     document: Document = {"file": outputs.IMAGE, **recorded}
     if extents := read_extents(image):

@@ -181,7 +181,9 @@ class LayerMaker:
             with self._session.listener.task(f"unpacking Python {self._python} for this machine"):
                 unpack_entries(self._guarded(paths), into / "tree")
 
-        folder = self._session.store.step(self._interpreter_id(debs), unpack)
+        # Byte code is not compared with anything: the Python that makes it has to be the one that was unpacked.
+        identity = self._interpreter_id(debs)
+        folder = self._session.store.sound_step(identity) or self._session.store.step(identity, unpack)
         return NativeCompiler(folder / "tree", python=self._python, machine=platform.machine())
 
     def _guarded(self, debs: Sequence[Path]) -> Iterator[Entry]:

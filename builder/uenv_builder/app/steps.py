@@ -25,7 +25,9 @@ from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedSource
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.model.start import StartRecord
+from uenv_builder.system.files import sha256_of
 from uenv_builder.system.layer_blob import read_layer, write_layer
+from uenv_builder.system.layer_index import damaged
 
 
 @dataclass
@@ -50,6 +52,7 @@ class StepRunner:
         self._processors = threading.Semaphore(self.session.jobs)
         self._stopped = threading.Event()
         self._steps: list[Step] = []
+        self._sound: set[str] = set()  # digests of blobs that were read or written whole in this run
         self._read: dict[Path, Layer] = {}  # several steps are made from the same layers
         self._options = squashfs_options(self.inputs.recipe)
 
@@ -138,9 +141,12 @@ class StepRunner:
     def _build(self, step: Step, into: Path, below: Sequence[Layer]) -> Mapping[str, str]:
         """Fill the folder `into`; returns what is known of its files' sha256."""
         if step.kind == "squashfs":
-            return {IMAGE: self._write_squashfs(below, into / IMAGE)}
+            digest = self._write_squashfs(below, into / IMAGE)
+            self._sound.update(layer.digest for layer in below)
+            return {IMAGE: digest}
         if step.kind == "oci":
             with self.session.listener.task("writing the OCI image"):
+                self._verify(below)
                 write_oci_layout(below, self.inputs.config, into / "oci", reference=self.reference)
             return {f"oci/blobs/sha256/{layer.digest}": layer.digest for layer in below}
         if step.kind == "component":
@@ -151,7 +157,15 @@ class StepRunner:
             layer = write_layer(
                 self._until_stopped(entries), into, level=options.level, block_size=options.block_size
             )  # fmt: skip
+        self._sound.add(layer.digest)
         return {layer.blob.name: layer.digest}
+
+    def _verify(self, layers: Sequence[Layer]) -> None:
+        """Read the blobs that this run has neither written nor linked. Raises LockError, rule `hash-mismatch`."""
+        for layer in layers:
+            if layer.digest not in self._sound and sha256_of(layer.blob) != layer.digest:
+                raise damaged(layer.blob, "its sha256 is another one")
+            self._sound.add(layer.digest)
 
     def _until_stopped(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         # An interruption reaches the main thread only: the others look for it between two files.

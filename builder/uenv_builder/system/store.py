@@ -31,9 +31,19 @@ from uenv_builder.model.errors import BuildError, LockError, UenvError
 from uenv_builder.system.events import Listener, Silent
 from uenv_builder.system.files import explained, lock_file, sha256_of, write_text
 from uenv_builder.system.store_collect import CleanUp, Collected, Limits, Removal
-from uenv_builder.system.store_entries import BEGUN, LABEL, PART, SUMS, References, step_lock, write_sums
+from uenv_builder.system.store_entries import (
+    BEGUN,
+    LABEL,
+    PART,
+    SUMS,
+    References,
+    StoredEntry,
+    step_damage,
+    step_lock,
+    write_sums,
+)
 from uenv_builder.system.store_index import content_size, list_entries, read_index
-from uenv_builder.system.store_leftovers import remove_away, take_away, tidy_after_the_dead
+from uenv_builder.system.store_leftovers import drop, remove_away, take_away, tidy_after_the_dead
 from uenv_builder.system.store_presence import Presence, presence_in
 from uenv_builder.system.store_roots import RootKind, is_written, make_root, write_root
 from uenv_builder.system.store_users import unfinished_prefix
@@ -124,6 +134,14 @@ class Store:
             return None
         _touch(path)
         return path
+
+    def sound_step(self, step_id: str) -> Path | None:
+        """As `step_folder`, after reading all of the result: one that is damaged is dropped. Raises BuildError."""
+        folder = self.step_folder(step_id)
+        if folder is None or step_damage(folder) is None:
+            return folder
+        drop(StoredEntry("step", folder, step_id, 0, 0.0, step_lock(self.root, step_id)))
+        return None
 
     def step(
         self, step_id: str, build: Fill, *, listener: Listener | None = None, label: str = ""
