@@ -23,7 +23,7 @@ from uenv_builder.model.errors import BuildError, LockError, UsageError
 from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
 from uenv_builder.system.abandoned import remove_abandoned
-from uenv_builder.system.files import link_or_copy, lock_file, replace_folder, write_json, write_text
+from uenv_builder.system.files import explained, link_or_copy, lock_file, replace_folder, write_json, write_text
 from uenv_builder.system.store_entries import SUMS, step_damage
 
 
@@ -86,7 +86,8 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
         report = _check(session, image, reusable_report(folder)) if test else None
         return BuildResult(image, report, (), len(prepared.plan.steps))
     seconds: dict[str, float] = {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(folder.parent / f".{folder.name}.lock"):
         with session.store.in_use(references_of(prepared.plan, prepared.lock), listener=session.listener):
             old_report = reusable_report(folder) if _has_same_checks(prepared, folder) else None
