@@ -211,6 +211,25 @@ def test_a_plugin_of_another_name_is_found_by_its_variable_alone(tmp_path, good)
     assert check(image, "net-plugin", NCCL_NET_PLUGIN="ofi").outcome == "passed"
 
 
+@pytest.mark.parametrize(("tags", "outcome"), [("--disable-new-dtags", "passed"), ("--enable-new-dtags", "failed")])
+def test_the_rpath_of_torch_finds_nccl_and_its_plugin_and_a_runpath_only_nccl(tmp_path, good, tags, outcome):
+    image = FolderImage(tmp_path)
+    site = tmp_path / "opt/site"
+    nccl = site / "nvidia/nccl/lib/libnccl.so.2"
+    nccl.parent.mkdir(parents=True)
+    shutil.copy(good, nccl.parent / "libnccl-net.so")
+    empty = ["gcc", "-shared", "-nostdlib", "-x", "c", "/dev/null", "-x", "none", "-Wl,--no-as-needed"]
+    subprocess.run([*empty, "-Wl,-soname,libnccl.so.2", "-o", str(nccl)], check=True)
+    (site / "torch/lib").mkdir(parents=True)
+    rpath = ["-Wl,-rpath,$ORIGIN/../../nvidia/nccl/lib", f"-Wl,{tags}"]
+    subprocess.run([*empty, str(nccl), *rpath, "-o", str(site / "torch/lib/libtorch_cuda.so")], check=True)
+    result = check(image, "net-plugin")
+    assert result.outcome == outcome
+    if outcome == "passed":
+        assert str(result.measured["path"]).endswith("/nvidia/nccl/lib/libnccl-net.so")
+        assert "libnccl.so.2" in result.details[0]
+
+
 def test_without_a_compiler_here_the_images_own_serves(tmp_path, good, monkeypatch):
     monkeypatch.setattr(c_programs, "find_compiler", lambda _: None)
     assert check(image_with(tmp_path / "root", good), "net-choice").outcome == "passed"
