@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparison.cases import CASES, Setting, say
+from comparison.cases import CASES
 from comparison.contents import NotComparableError
 from comparison.estimate import estimated_seconds
 from comparison.machine import builder_commit, describe_machine, missing_tools
@@ -30,6 +30,7 @@ from comparison.payload import PayloadError, adopt
 from comparison.processes import CommandError
 from comparison.report import terminal
 from comparison.results import MergeError, Results, load, merge, new_results, save
+from comparison.setting import Setting, say
 from comparison.sides import Builder
 from comparison.workspace import free_bytes, workspace
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cases import Setting
+from .setting import Setting
 
 _SECONDS_PER_GB = {
-    "cold": 60.0, "buildah": 120.0, "second": 35.0, "variable": 45.0, "unchanged": 0.5,
-    "size": 25.0, "peaks": 25.0, "growth": 25.0,
+    "cold": 80.0, "buildah": 100.0, "second": 30.0, "variable": 27.0, "unchanged": 0.5,
+    "size": 20.0, "peaks": 30.0, "growth": 15.0,
 }  # fmt: skip
 """For each GB of downloads (of `growth`: of payload), once; of `buildah`: one round with pip and uv."""
 
