@@ -14,7 +14,7 @@ from .payload import Payload, Pin, choose_changed, with_variable, write_recipe
 from .processes import Peaks, run
 from .setting import Case, Setting, bumped, forget_second, say
 from .sides import CORES, Builder, squashfs_options, tar_zstd
-from .wheels import make_wheels
+from .wheels import WHEEL_BYTES, make_wheels
 from .workspace import free_bytes, mounted, remove
 
 
@@ -82,12 +82,12 @@ def growth(setting: Setting) -> Case:
     if not sizes:
         return {"builds": builds}
     say("growth: making wheels")
-    pins = make_wheels(setting.payload, sizes[-1], setting.place, jobs=CORES)
+    size_of_one = min(WHEEL_BYTES, sizes[0])
+    pins = make_wheels(setting.payload, sizes[-1] // size_of_one, size_of_one, setting.place, jobs=CORES)
     for total in sizes:
         name = f"{total / 1e9:g} GB"
         say(f"growth: {name}")
-        count = max(1, round(len(pins) * total / sizes[-1]))
-        payload = _grown(setting, pins[:count])
+        payload = _grown(setting, pins[: total // size_of_one])
         builds[name] = _peak(builder, payload, builder.watch(payload))
         builder.forget()
         remove(payload.recipe)

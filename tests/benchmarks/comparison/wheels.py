@@ -62,15 +62,14 @@ def _record(rows: Sequence[Sequence[str]], dist_info: str) -> str:
     return text.getvalue()
 
 
-def make_wheels(payload: Payload, total: int, scratch: Path, *, jobs: int) -> list[Pin]:
-    """Wheels among the downloads that unpack to `total` bytes together.
+def make_wheels(payload: Payload, count: int, size: int, scratch: Path, *, jobs: int) -> list[Pin]:
+    """So many wheels among the downloads, each of which unpacks to `size` bytes or a little more.
 
     They hold the files of the payload's own wheels in a mixed order, again and again, each with a number of its own
     in front, so that they compress as these do and no two are equal. Of a file, the first 64 MiB are taken.
     """
-    count = max(1, round(total / WHEEL_BYTES))
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda number: _make_wheel(payload, number, total // count, scratch), range(count)))
+        return list(pool.map(lambda number: _make_wheel(payload, number, size, scratch), range(count)))
 
 
 def _make_wheel(payload: Payload, number: int, total: int, scratch: Path) -> Pin:
