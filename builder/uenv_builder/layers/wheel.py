@@ -21,10 +21,10 @@ from uenv_builder.layers.bytecode import ByteCompiler
 from uenv_builder.layers.safe_paths import safe_path
 from uenv_builder.layers.wheel_content import (
     ZIP_ERRORS,
-    CheckedContent,
     Digest,
     Recorded,
     digest_of,
+    hex_digest,
     matches,
     measure,
     open_member,
@@ -33,6 +33,7 @@ from uenv_builder.layers.wheel_content import (
 from uenv_builder.layers.wheel_scripts import PLACEHOLDER, entry_point_scripts, with_interpreter
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError
+from uenv_builder.system.checked_content import CheckedContent
 
 INSTALLER = "uenv-builder"
 _LARGEST = 64 << 30
@@ -261,7 +262,10 @@ class _Wheel:
             digest, stream = digest_of(content), cast("BinaryIO", io.BytesIO(content))
         else:
             digest = self._expected(member)
-            checked = CheckedContent(open_member(self._archive, member.info), digest, lambda: self._mismatch(member))
+            content_of = open_member(self._archive, member.info)
+            checked = CheckedContent(
+                content_of, hex_digest(digest), digest[1], lambda: self._mismatch(member), ZIP_ERRORS
+            )  # fmt: skip
             stream = cast("BinaryIO", checked)
         mtime = _time_of(member.info)
         entry = Entry(

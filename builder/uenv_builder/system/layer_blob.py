@@ -20,6 +20,7 @@ from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError
 from uenv_builder.model.image import IndexEntry, Layer
 from uenv_builder.model.segment import FilePlace, Segment
+from uenv_builder.system.checked_content import CheckedContent
 from uenv_builder.system.entry_rules import EntryRules
 from uenv_builder.system.files import write_beside
 from uenv_builder.system.frames import BLOCK_SIZE, FrameWriter
@@ -125,20 +126,23 @@ def _write_entries(entries: Iterable[Entry], frames: FrameWriter) -> tuple[dict[
 
 def _write_content(entry: Entry, frames: FrameWriter) -> tuple[str, FilePlace]:
     content = entry.content or io.BytesIO()
-    digest = hashlib.sha256()
+    digest = None if isinstance(content, CheckedContent) else hashlib.sha256()
     blocks, rest = divmod(entry.size, frames.block_size)
     numbers = []
     for _ in range(blocks):
         data = _read_exactly(entry, content, frames.block_size)
-        digest.update(data)
+        if digest:
+            digest.update(data)
         numbers.append(frames.add_block(data))
     tail = _read_exactly(entry, content, rest)
-    digest.update(tail)
+    if digest:
+        digest.update(tail)
     fragment, offset = frames.add_tail(tail) if tail else (-1, 0)
     if content.read(1):
         raise _wrong_size(entry, "more")
     frames.add(padding(entry.size))
-    return digest.hexdigest(), FilePlace(numbers[0] if numbers else 0, blocks, fragment, offset)
+    sha256 = digest.hexdigest() if digest else cast("CheckedContent", content).sha256
+    return sha256, FilePlace(numbers[0] if numbers else 0, blocks, fragment, offset)
 
 
 def _read_exactly(entry: Entry, content: BinaryIO, size: int) -> bytes:
