@@ -118,17 +118,17 @@ class Subject:
     @property
     def aws_ofi_nccl(self) -> Component | None:
         """The NCCL plugin for libfabric: the image's, else the hooks'."""
-        return self._pinned("aws_ofi_nccl") or self._hooked("aws_ofi_nccl")
+        return self._pinned("aws_ofi_nccl", self._built("aws-ofi-nccl")) or self._hooked("aws_ofi_nccl")
 
     @property
     def libfabric(self) -> Component | None:
         """libfabric: the image's, else the hooks'."""
-        return self._pinned("libfabric") or self._hooked("libfabric")
+        return self._pinned("libfabric", self._built("libfabric")) or self._hooked("libfabric")
 
     @property
     def libcxi(self) -> Component | None:
         """The Slingshot release of the image's libcxi."""
-        return self._pinned("libcxi")
+        return self._pinned("libcxi", self._built("libcxi"))
 
     def wheel(self, name: str) -> Component | None:
         """The wheel of that normalised name in the lock."""
@@ -143,6 +143,10 @@ class Subject:
     def _wheel(self, name: str) -> str | None:
         wheels = self.lock.python.wheels if self.lock and self.lock.python else ()
         return next((wheel.version for wheel in wheels if wheel.name == name), None)
+
+    def _built(self, name: str) -> str | None:
+        components = self.lock.build.components if self.lock and self.lock.build else ()
+        return next((component.version for component in components if component.name == name), None)
 
     def _pinned(self, name: str, locked: str | None = None) -> Component | None:
         pinned = getattr(self.recipe.pins, name)
