@@ -36,7 +36,7 @@ PARTS = {
     "top": component("top", needs="{components: [base]}"),
     "other": component("other", cross="false"),
 }
-CHOSEN = choose_components(evaluate(read_yaml(RECIPE, "recipe.yaml")), PARTS.get)
+CHOSEN = choose_components(evaluate(read_yaml(RECIPE, "recipe.yaml")), PARTS.get).chosen
 
 
 def resolver(versions):

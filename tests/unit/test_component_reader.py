@@ -60,7 +60,7 @@ def only(call, *arguments):
 
 def choose(recipe, *components):
     known = {entry.recipe.name: entry for entry in components}
-    return choose_components(evaluate(read_yaml((RECIPE + recipe).encode(), "recipe.yaml")), known.get)
+    return choose_components(evaluate(read_yaml((RECIPE + recipe).encode(), "recipe.yaml")), known.get).chosen
 
 
 def test_a_component_is_read_with_its_defaults():
@@ -132,6 +132,12 @@ def test_a_pin_asks_for_its_component_and_decides_its_version():
     (chosen,) = choose('pins: {libfabric: "1.0"}\n', fabric)
     assert chosen.version == "1.0"
     assert choose('pins: {libfabric: "1.0"}\n') == ()
+    needing = component("aws-ofi-nccl", needs="{components: [libfabric]}")
+    recipe = evaluate(read_yaml((RECIPE + 'pins: {libfabric: "9.0"}\ncomponents: {aws-ofi-nccl: {}}\n').encode(), "r"))
+    choice = choose_components(recipe, {"libfabric": fabric, "aws-ofi-nccl": needing}.get)
+    assert choice.chosen == ()
+    assert [finding.rule for finding in choice.unavailable] == ["no-component"]
+    assert "has no version 9.0" in choice.unavailable[0].message
     finding = only(choose, 'pins: {libfabric: "1.0"}\ncomponents: {libfabric: {version: "2.0"}}\n', fabric)
     assert "keep one" in finding.hint
 

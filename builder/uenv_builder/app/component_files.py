@@ -9,7 +9,7 @@ from pathlib import Path
 from uenv_builder.core.component_choice import ChosenComponent, choose_components
 from uenv_builder.core.component_reader import COMPONENT_FILE, EvaluatedComponent, read_component
 from uenv_builder.core.recipe_reader import EvaluatedRecipe
-from uenv_builder.model.errors import RecipeError
+from uenv_builder.model.errors import Diagnostic, RecipeError
 from uenv_builder.system.resources import resource_folder
 
 FOLDER = "components"
@@ -25,6 +25,8 @@ class LoadedComponents:
     chosen: tuple[ChosenComponent, ...] = ()
     folders: Mapping[str, Path] = field(default_factory=dict)
     trees: Mapping[str, EvaluatedComponent] = field(default_factory=dict)
+    unavailable: tuple[Diagnostic, ...] = ()
+    """What the recipe's pins ask for, and no component is: then there can be no lock."""
 
 
 NO_COMPONENTS = LoadedComponents()
@@ -36,12 +38,14 @@ def load_components(evaluated: EvaluatedRecipe, recipe_folders: Sequence[Path]) 
     Raises RecipeError with every finding at its place, in the recipe or in a component.yaml.
     """
     shelf = _Shelf(_search_folders(recipe_folders))
-    chosen = choose_components(evaluated, shelf.find)
+    choice = choose_components(evaluated, shelf.find)
+    chosen = choice.chosen
     names = [component.name for component in chosen]
     folders = {name: shelf.folders[name] for name in names}
     for name, folder in folders.items():
         _require_files(name, folder, [BUILD_SCRIPT, *_patches(chosen, name)])
-    return LoadedComponents(chosen, folders, {name: tree for name, tree in shelf.read.items() if tree is not None})
+    trees = {name: tree for name, tree in shelf.read.items() if tree is not None}
+    return LoadedComponents(chosen, folders, trees, choice.unavailable)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import keep_lock
-from uenv_builder.core.component_choice import PINNED, run_packages
+from uenv_builder.core.component_choice import run_packages
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock, recipe_digest
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, Position, RecipeError, UsageError
@@ -99,7 +99,8 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     if session.offline:
         raise UsageError("locking asks the mirrors and the index, and --offline forbids it")
     _debian(loaded)
-    _require_components(loaded)
+    if loaded.components.unavailable:
+        raise IncompatibleError.collect(loaded.components.unavailable)
     older = None if upgrade.everything else _usable_lock(loaded, uarch)
     if upgrade.names and older:
         _require_known(upgrade.names, older)
@@ -220,20 +221,6 @@ def _debian(loaded: LoadedRecipe) -> DebianBase:
             position=loaded.evaluated.tree.position(("base", "oci")), hint="name `base: {debian: ...}`",
         )  # fmt: skip
     return loaded.recipe.base.debian
-
-
-def _require_components(loaded: LoadedRecipe) -> None:
-    pins = loaded.recipe.pins
-    found = [
-        Diagnostic(
-            rule="no-component", message=f"pins.{name}: there is no component {component} that builds it",
-            position=loaded.evaluated.tree.position(("pins", name)),
-            hint="choose a network mode whose hooks bring it and leave the pin out, or write components/" + component,
-        )
-        for name, component in PINNED.items() if getattr(pins, name) and component not in loaded.components.folders
-    ]  # fmt: skip
-    if found:
-        raise IncompatibleError.collect(found)
 
 
 def _request(loaded: LoadedRecipe, architecture: str, packages: Sequence[str]) -> UserlandRequest:

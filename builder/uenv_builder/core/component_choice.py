@@ -54,21 +54,32 @@ class ChosenComponent:
         return self.recipe.versions[self.version]
 
 
-def choose_components(evaluated: EvaluatedRecipe, find: Find) -> tuple[ChosenComponent, ...]:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a recipe builds, each after what it needs; and what its pins ask for that no component has."""
+
+    chosen: tuple[ChosenComponent, ...]
+    unavailable: tuple[Diagnostic, ...] = ()
+
+
+def choose_components(evaluated: EvaluatedRecipe, find: Find) -> Choice:
     """What `components:` and `pins:` of a recipe ask for and all that these need, each after what it needs.
 
-    A pin of which no folder has the component is passed over: only a lock shows whether hooks bring it. Raises one
-    RecipeError with all findings.
+    A pin of which no folder has the component, or none in that version, keeps nobody from judging the recipe: it is in
+    `unavailable`, and what needs it is left out. Raises one RecipeError with all other findings.
     """
     chooser = _Chooser(evaluated, find)
     for name in evaluated.recipe.components:
         chooser.visit(name, ("components", name))
     for pin, name in PINNED.items():
-        if getattr(evaluated.recipe.pins, pin) and find(name) is not None:
-            chooser.visit(name, ("pins", pin))
+        if getattr(evaluated.recipe.pins, pin):
+            if find(name) is not None:
+                chooser.visit(name, ("pins", pin))
+            else:
+                chooser.miss(f"pins.{pin}: there is no component {name} that builds it", pin)
     if chooser.found:
         raise RecipeError.collect(chooser.found)
-    return tuple(chooser.chosen.values())
+    return Choice(tuple(chooser.chosen.values()), tuple(chooser.unavailable))
 
 
 @dataclass
@@ -77,6 +88,7 @@ class _Chooser:
     find: Find
     chosen: dict[str, ChosenComponent] = field(default_factory=dict)
     found: list[Diagnostic] = field(default_factory=list)
+    unavailable: list[Diagnostic] = field(default_factory=list)
     _open: list[str] = field(default_factory=list)
     _refused: set[str] = field(default_factory=set)
 
@@ -102,6 +114,12 @@ class _Chooser:
             self._refused.add(name)
         else:
             self.chosen[name] = chosen
+
+    def miss(self, message: str, pin: str) -> None:
+        """Note that no component is what the pin asks for."""
+        hint = f"choose a network mode whose hooks bring it and leave the pin out, or write components/{PINNED[pin]}"
+        place = self.evaluated.tree.position(("pins", pin))
+        self.unavailable.append(Diagnostic(rule="no-component", message=message, position=place, hint=hint))
 
     def _visit_need(self, component: EvaluatedComponent, number: int, at: Path) -> str | None:
         """The name of the component that satisfies a need; None, with a finding, where there is none."""
@@ -142,7 +160,7 @@ class _Chooser:
         version = self._version(recipe, at)
         for option, value in (asked.options if asked else {}).items():
             self._check_option(recipe, option, value)
-        if len(self.found) > before:
+        if version is None or len(self.found) > before:
             return None
         options = {option: declared.default for option, declared in recipe.options.items()}
         return ChosenComponent(
@@ -150,7 +168,7 @@ class _Chooser:
             debug=asked is not None and asked.debug, needs=tuple(dict.fromkeys(needs)),
         )  # fmt: skip
 
-    def _version(self, recipe: ComponentRecipe, at: Path) -> str:
+    def _version(self, recipe: ComponentRecipe, at: Path) -> str | None:
         asked = self.evaluated.recipe.components.get(recipe.name)
         pin = next((pin for pin, name in PINNED.items() if name == recipe.name), None)
         pinned = getattr(self.evaluated.recipe.pins, pin) if pin else None
@@ -161,6 +179,10 @@ class _Chooser:
             self._refuse(recipe.name, f"{recipe.name} is {own} here, and {pinned} in pins.{pin}", place,
                          "keep one of the two")  # fmt: skip
         version = own or pinned or next(iter(recipe.versions))
+        if version not in recipe.versions and pin and not own:
+            there = ", ".join(recipe.versions)
+            self.miss(f"pins.{pin}: the component {recipe.name} has no version {version}; it has {there}", pin)
+            return None
         if version not in recipe.versions:
             known = list(recipe.versions)
             self._refuse(recipe.name, f"the component {recipe.name} has no version {version}", place,
