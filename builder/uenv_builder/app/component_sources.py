@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from uenv_builder.app.session import Session
-from uenv_builder.core.digest import digest_of
+from uenv_builder.core.component_planning import git_step_id
 from uenv_builder.layers.source_archive import archive_entries
 from uenv_builder.model.component import ComponentSource
 from uenv_builder.model.entry import Entry
@@ -14,11 +14,6 @@ from uenv_builder.model.errors import Diagnostic, NetworkError
 from uenv_builder.model.lock import LockedComponent, LockedSource
 from uenv_builder.sources.git import GitSource, export_commit, fetch_commit
 from uenv_builder.system.unpack import unpack_entries
-
-
-def git_step_id(source: LockedSource) -> str:
-    """The store's name for a fetched commit."""
-    return digest_of(["git-source", 1, source.commit, bool(source.submodules)])
 
 
 def fetch_sources(session: Session, sources: Sequence[LockedSource]) -> None:

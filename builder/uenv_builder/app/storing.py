@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from uenv_builder.core.component_planning import git_step_id
 from uenv_builder.core.digest import Document
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.lock import Lock, LockedWheel
@@ -20,7 +21,7 @@ _DAY = 86400.0
 
 def references_of(plan: Plan, lock: Lock) -> References:
     """All that a build of this plan may look for in the store while it runs."""
-    return References.of((step.id for step in plan.steps), _hashes(lock))
+    return References.of([*(step.id for step in plan.steps), *_commits(lock)], _hashes(lock))
 
 
 def keep_build(store: Store, folder: Path, plan: Plan) -> None:
@@ -29,8 +30,8 @@ def keep_build(store: Store, folder: Path, plan: Plan) -> None:
 
 
 def keep_lock(store: Store, file: Path, lock: Lock) -> None:
-    """Keep the downloads that the lock names as long as `file` is there. Raises BuildError."""
-    store.add_root("lock", file, References.of(downloads=_hashes(lock)))
+    """Keep the downloads and commits that the lock names as long as `file` is there. Raises BuildError."""
+    store.add_root("lock", file, References.of(_commits(lock), _hashes(lock)))
 
 
 def result_label(step: Step, image: str) -> str:
@@ -141,6 +142,11 @@ def parse_size(text: str) -> int:
     if not match:
         raise UsageError(f'"{text}" is not a size', hint="write it as 50G, 500M or 1.5T")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _commits(lock: Lock) -> list[str]:
+    components = lock.build.components if lock.build else ()
+    return [git_step_id(source) for component in components for source in component.sources if source.commit]
 
 
 def _build_wheels(lock: Lock) -> list[LockedWheel]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from uenv_builder.core.component_choice import ChosenComponent
-from uenv_builder.core.digest import Json
+from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.core.plan_steps import Tools, make_step
 from uenv_builder.model.errors import LockError
-from uenv_builder.model.lock import Lock, LockedBuild, LockedComponent, LockedDeb
+from uenv_builder.model.lock import Lock, LockedBuild, LockedComponent, LockedDeb, LockedSource
 from uenv_builder.model.plan import Step
 from uenv_builder.model.system import Uarch
 
@@ -50,6 +50,11 @@ def plan_components(
     for component in planned:
         planner.add(component)
     return ComponentSteps(tuple(planner.packages.values()), tuple(planner.layers))
+
+
+def git_step_id(source: LockedSource) -> str:
+    """The store's name for what was fetched of a git source: it is a result like those of steps."""
+    return digest_of(["git-source", 1, source.commit, bool(source.submodules)])
 
 
 def packages_of(build: LockedBuild, architecture: str, names: Sequence[str]) -> list[LockedDeb]:
