@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "render": ("render", "render"),
     "test": ("check_image", "check_image"),
     "exec": ("execute", "execute"),
+    "read-ahead": ("read_ahead", "read_ahead"),
     "inspect": ("inspect", "inspect"),
     "explain": ("explain", "explain"),
     "doctor": ("examine", "examine"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from uenv_builder.core.start_record import dump_start, parse_start, start_document
 from uenv_builder.images.squashfs.start_part import START_MAGIC, dump_extents, read_extents
+from uenv_builder.images.squashfs.start_reads import first_reads
 from uenv_builder.model.errors import RecipeError
 from uenv_builder.model.start import StartFile, StartRecord
 
@@ -94,3 +95,15 @@ def test_a_list_that_is_not_right_counts_as_none(tmp_path):
     for content in (b"", b"x" * 2000, good):
         (tmp_path / "other").write_bytes(content)
         assert read_extents(tmp_path / "other") == ()
+
+
+# Reads
+
+
+def test_a_unit_is_read_when_all_of_it_was():
+    units = [(100, 300), (300, 310), (310, 600), (2000, 9000)]
+    # Whole sectors around the first; both ends of the third; the fourth in two reads, and another one between them.
+    reads = [(0, 305), (2000, 3000), (595, 100), (305, 10), (5000, 4000)]
+    assert first_reads(reads, units) == {(100, 300): 0, (300, 310): 3, (2000, 9000): 4}
+    assert first_reads([(0, 10_000)], units) == dict.fromkeys(units, 0)
+    assert first_reads([], units) == first_reads(reads, []) == {}

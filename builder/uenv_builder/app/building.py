@@ -237,7 +237,9 @@ def _place_squashfs(step: Path, new: Path) -> Document:
     link_or_copy(image, new / outputs.IMAGE)
     document: Document = {"file": outputs.IMAGE, **recorded}
     if extents := read_extents(image):
-        document["start"] = {"bytes": sum(length for _, length in extents), "extents": len(extents)}
+        _tables, *data = extents
+        end = max((start + length for start, length in data), default=0)
+        document["start"] = {"bytes": sum(length for _, length in extents), "extents": len(extents), "end": end}
     return document
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uenv_builder.app.outputs import BuiltImage, open_build
+from uenv_builder.app.reading_ahead import begin_reading_ahead
+from uenv_builder.app.start_recording import record_start
 from uenv_builder.core.environment import VARIABLE_NAME
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.model.errors import MissingToolError, UsageError
@@ -37,11 +39,13 @@ def open_image(build: BuiltImage) -> OpenImage:
 
 
 def execute(
-    path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool, variables: Sequence[str] = ()
-) -> int:
+    path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool, variables: Sequence[str] = (),
+    profile: Path | None = None,
+) -> int:  # fmt: skip
     """Run `argv` (default: the image's own command) in the image of the build at `path`; returns its exit code.
 
-    `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's.
+    `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's. What the image knows of
+    its start is read ahead meanwhile. With `profile` nothing is, and what the command reads is recorded in that file.
     """
     build = open_build(path)
     config = build.manifest["config"]
@@ -55,7 +59,11 @@ def execute(
         interactive=True,
     )
     sys.stdout.flush()
-    return require_sandbox(build).run(build.image, command).returncode
+    sandbox = require_sandbox(build)
+    if profile:
+        return record_start(build, sandbox, command, profile)
+    begin_reading_ahead(build.image)
+    return sandbox.run(build.image, command).returncode
 
 
 def _variable(text: str) -> tuple[str, str]:

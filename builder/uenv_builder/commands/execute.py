@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,10 +28,20 @@ def execute(
         ),
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="Give it this machine's network.")] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile-start",
+            metavar="FILE",
+            help="Start from a cold cache, and record in FILE what is read, in order.",
+        ),
+    ] = None,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> int:
     """Run a command inside an image, with the image's own environment and a throw-away writable layer."""
     words = list(command or [])
     # Options end at IMAGE, so that the command's own reach it; the usual -- after it is only a mark.
     argv = words[1:] if words[:1] == ["--"] else words
-    return executing.execute(image, argv, binds=bind or [], network=network, variables=variable or [])
+    return executing.execute(
+        image, argv, binds=bind or [], network=network, variables=variable or [], profile=profile
+    )  # fmt: skip

@@ -19,7 +19,8 @@ from typing import ClassVar
 from uenv_builder.model.errors import BuildError, MissingToolError
 from uenv_builder.sandboxes.emulation import ELF_MACHINES, Emulation, find_emulation, is_foreign
 from uenv_builder.sandboxes.gpu_driver import add_driver_folder, driver_arguments, find_driver
-from uenv_builder.sandboxes.interface import TIMEOUT_RULE, Command, Problem
+from uenv_builder.sandboxes.interface import TIMEOUT_RULE, Command, Problem, Recording
+from uenv_builder.sandboxes.recording import read_recording, recorder_command
 from uenv_builder.sandboxes.trial import EXIT_CODE, PROGRAM, trial_image
 from uenv_builder.system.abandoned import scratch_folder
 from uenv_builder.system.process import Completed, find_program, install_hint, run, start
@@ -77,19 +78,37 @@ class BwrapSandbox:
 
     def run(self, image: Path, command: Command) -> Completed:
         """See `Sandbox.run`. Inside, the user is root without capabilities; a command that is missing ends with 127."""
-        emulation = find_emulation(self.machine) if is_foreign(self.machine) else None
-        programs = [find_program("bwrap"), *([emulation.interpreter] if emulation else [])]
-        area = _choose_area([image, *map(Path, programs), *(bind.source for bind in command.binds)])
-        inner = [programs[0], *self._options(f"{area}/root", command, emulated=emulation is not None)]
-        chain = _chain(image, area, "rw", [*inner, "--", *command.argv], emulation=emulation, resolver=command.network)
+        chain = self._command_chain(image, command)
         if command.interactive:
             return _attach(chain)
         completed = _execute(chain, stdin=command.stdin, timeout=command.timeout, what=command.argv[0])
         return _judge(completed, command)
 
+    def record(self, image: Path, command: Command) -> Recording:
+        """See `Sandbox.record`. A process of the namespace serves the image's file, and sees all reads of it."""
+        with scratch_folder("uenv-record-") as folder:
+            result = folder / "reads.json"
+            completed = _attach(self._command_chain(image, command, record=result))
+            if not result.exists():
+                message = f"what the command reads could not be recorded (exit {completed.returncode})"
+                hint = "see the messages above; recording needs /dev/fuse, readable and writable for you"
+                raise BuildError(message, rule="sandbox", hint=hint)
+            return read_recording(result, completed.returncode)
+
+    def _command_chain(self, image: Path, command: Command, *, record: Path | None = None) -> list[str]:
+        emulation = find_emulation(self.machine) if is_foreign(self.machine) else None
+        programs = [find_program("bwrap"), *([emulation.interpreter] if emulation else [])]
+        needed = [image, *map(Path, programs), *(bind.source for bind in command.binds)]
+        area = _choose_area([*needed, *([*_python_folders(), record] if record else [])])
+        inner = [programs[0], *self._options(f"{area}/root", command, emulated=emulation is not None)]
+        watch = recorder_command(image.resolve(), Path(area) / "image", record) if record else []
+        return _chain(
+            image, area, "rw", [*inner, "--", *command.argv], emulation=emulation, resolver=command.network, watch=watch
+        )  # fmt: skip
+
     def look(self, image: Path, make_argv: Callable[[Path], Sequence[str]], *, stdin: str | None = None) -> Completed:
         """See `Sandbox.look`."""
-        area = _choose_area([image, Path(sys.prefix), Path(sys.base_prefix), Path(__file__), Path.cwd()])
+        area = _choose_area([image, *_python_folders()])
         argv = make_argv(Path(area) / "root")
         completed = _execute(_chain(image, area, "ro", argv), stdin=stdin, timeout=None, what=argv[0])
         _raise_setup(completed)
@@ -136,6 +155,11 @@ class BwrapSandbox:
         return [*options, *_set_variables(env), "--chdir", command.workdir]
 
 
+def _python_folders() -> list[Path]:
+    """What a Python program of ours needs of this machine."""
+    return [Path(sys.prefix), Path(sys.base_prefix), Path(__file__), Path.cwd()]
+
+
 def _set_variables(env: Mapping[str, str]) -> list[str]:
     return [word for name, value in sorted(env.items()) for word in ("--setenv", name, value)]
 
@@ -148,6 +172,7 @@ def _chain(
     *,
     emulation: Emulation | None = None,
     resolver: bool = False,
+    watch: Sequence[str] = (),
 ) -> list[str]:
     is_root = os.geteuid() == 0
     chain = ["setpriv", "--pdeathsig", "KILL", find_program("unshare")]
@@ -155,7 +180,7 @@ def _chain(
     chain += ["--mount", "--propagation", "private", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]
     chain += [] if is_root else ["--user", "--map-root-user"]
     shell = find_program("sh")
-    chain += [shell, "-c", _MOUNT, "sh", str(image.resolve()), area, mode, "yes" if resolver else "no"]
+    chain += [*watch, shell, "-c", _MOUNT, "sh", str(image.resolve()), area, mode, "yes" if resolver else "no"]
     if emulation and emulation.rule:
         # Mounting through a loop device needs the machine's own root; a binfmt_misc of one's own, a user namespace.
         again = [find_program("unshare"), "--user", "--map-root-user", "--mount", "--propagation", "private"]

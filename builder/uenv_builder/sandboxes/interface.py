@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from uenv_builder.system.process import Completed
 
@@ -42,6 +42,26 @@ class Command:
     interactive: bool = False
 
 
+class Read(NamedTuple):
+    """One read of an image's file: when it was asked for, on the monotonic clock in seconds, first byte and length."""
+
+    time: float
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What a command read of an image: the reads of the image's file in their order, and the paths of the files of
+    which any content was read. `seconds` is the command's wall time, with its mounting and with what recording costs.
+    """
+
+    returncode: int
+    seconds: float
+    reads: Sequence[Read]
+    files: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why this machine cannot run images: the program or file at fault, the reason and the remedy."""
@@ -61,6 +81,12 @@ class Sandbox(Protocol):
 
         Raises BuildError where the sandbox itself could not be set up, and, with the rule `timeout`, where the command
         did not end in time; all that it had started is dead then.
+        """
+
+    def record(self, image: Path, command: Command) -> Recording:
+        """Run `command` as if it were interactive, and record what it reads of `image`, from nothing in memory.
+
+        Raises BuildError where the sandbox could not be set up.
         """
 
     def look(self, image: Path, make_argv: Callable[[Path], Sequence[str]], *, stdin: str | None = None) -> Completed:
