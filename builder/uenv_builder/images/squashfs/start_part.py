@@ -65,6 +65,7 @@ def read_extents(path: Path) -> Extents:
     """
     with path.open("rb", buffering=0) as file:
         fd = file.fileno()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # the kernel would begin to read on behind these few bytes
         first = os.pread(fd, SUPERBLOCK.size, 0)
         if len(first) < SUPERBLOCK.size:
             return ()
