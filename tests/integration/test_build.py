@@ -9,6 +9,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -18,6 +19,7 @@ import pytest
 import yaml
 import zstandard
 
+import compare_mounted_image
 from uenv_command import ROOT, Uenv
 
 pytestmark = pytest.mark.network
@@ -167,6 +169,34 @@ def test_both_images_hold_the_same(builds, tmp_path):
     oci = listing_of_oci(builds["aarch64"] / "oci")
     assert set(squashfs) == set(oci)
     assert squashfs == oci
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not compare_mounted_image.can_mount(), reason="needs root and loop devices")
+@pytest.mark.parametrize("uarch", ["x86_64", "aarch64"])
+def test_every_file_of_the_mounted_image_is_that_of_its_package(builds, session_cache, uarch):
+    done = subprocess.run(
+        [sys.executable, compare_mounted_image.__file__, builds[uarch], "--downloads", session_cache / "downloads"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout)["files"]
+    assert counts["as in a wheel's RECORD"] > 500
+    assert counts["as in a package's md5sums"] > 1500
+    assert sum(count for kind, count in counts.items() if kind.startswith("other: ")) < 20
+
+
+def test_the_comparison_with_the_packages_finds_what_is_wrong(builds, session_cache, tmp_path):
+    listing_of_squashfs(builds["x86_64"] / "image.squashfs", tmp_path / "tree")
+    lock = yaml.safe_load((builds["x86_64"] / "lock.yaml").read_text())
+    expected = compare_mounted_image.read_packages(lock, session_cache / "downloads")
+    places = ["usr/bin/dash", "usr/local/lib/python3.13/dist-packages/numpy/version.py"]
+    with (tmp_path / "tree" / places[0]).open("r+b") as file:
+        file.write(b"\0")
+    (tmp_path / "tree" / places[1]).write_text("")
+    (tmp_path / "tree/usr/bin/cat").unlink()
+    _, wrong = compare_mounted_image.compare(tmp_path / "tree", expected)
+    assert [text.partition(": ")[0] for text in wrong] == [*places, "usr/bin/cat"]
 
 
 def test_the_image_has_what_enroot_wants_and_nothing_that_it_refuses(builds, tmp_path):
