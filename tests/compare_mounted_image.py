@@ -129,6 +129,8 @@ def kind_of(name: str, expected: Expected) -> str:
     """What a file is that no package names."""
     if name in expected.rewritten:
         return "written by installers: scripts, RECORD, conffiles"
+    if name.startswith("usr/local/bin/"):
+        return "scripts of entry points"
     if name.endswith(".pyc"):
         return "byte code"
     if name.startswith("var/lib/dpkg/"):
