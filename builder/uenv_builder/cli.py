@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("examine", "examine"),
     "new": ("new", "start_recipe"),
     "cache": ("cache", "app"),
+    "mirror": ("mirror", "mirror"),
 }
 """Module of `commands` and name in it, of a function or an app of further verbs."""
 

@@ -295,7 +295,7 @@ def test_all_places_are_named_without_passwords(server, downloader, tmp_path):
     assert "secret" not in text
     lines = [line.strip() for line in text.splitlines()]
     assert f"{server.url('/a')}: HTTP 404 Not Found" in lines
-    assert "http://127.0.0.1:1/b: [Errno 111] Connection refused (3 attempts)" in lines
+    assert "http://127.0.0.1:1/b: [Errno 111] Connection refused (2 attempts)" in lines
     assert f"{(tmp_path / 'c').as_uri()}: No such file or directory" in lines
     assert f"{tmp_path.as_uri()}: Is a directory" in lines
     assert sum(line.startswith(("nonsense: ", "http://[1/d: ", "gopher://127.0.0.1/e: ")) for line in lines) == 3

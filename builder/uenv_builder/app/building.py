@@ -88,7 +88,11 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     seconds: dict[str, float] = {}
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder.parent / f".{folder.name}.lock"):
+
+    def waiting() -> None:
+        session.listener.note(f"another build writes {folder}: waiting for it")
+
+    with lock_file(folder.parent / f".{folder.name}.lock", waiting=waiting):
         with session.store.in_use(references_of(prepared.plan, prepared.lock), listener=session.listener):
             old_report = reusable_report(folder) if _has_same_checks(prepared, folder) else None
             try:

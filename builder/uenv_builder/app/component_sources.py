@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from uenv_builder.core.component_planning import git_step_id
 from uenv_builder.layers.source_archive import archive_entries
 from uenv_builder.model.component import ComponentSource
 from uenv_builder.model.entry import Entry
-from uenv_builder.model.errors import Diagnostic, NetworkError
 from uenv_builder.model.lock import LockedComponent, LockedSource
 from uenv_builder.sources.git import GitSource, export_commit, fetch_commit
 from uenv_builder.system.unpack import unpack_entries
@@ -25,41 +25,22 @@ def fetch_sources(session: Session, sources: Sequence[LockedSource]) -> None:
 
 
 def git_folder(session: Session, source: LockedSource) -> Path:
-    """The folder that holds the commit, fetched if it is not in the store; offline, from mirrors of this machine."""
-    commit = source.commit or ""
-    stored = session.store.step_folder(git_step_id(source))
-    if stored is not None:
-        return stored
-    places = session.git_places(commit)
-    if missing := _missing(session, source, places):
-        raise NetworkError.collect([missing])
-    urls = (*places, *(() if session.offline else source.git or ()))
-    wanted = GitSource(commit=commit, urls=urls, submodules=bool(source.submodules))
+    """The folder that holds the commit, fetched where the store lacks it: from mirrors, and online from elsewhere."""
+    wanted = GitSource(
+        commit=source.commit or "", urls=source.git or (), submodules=bool(source.submodules), offline=session.offline
+    )
 
     def fill(into: Path) -> None:
-        fetch_commit(wanted, into, session.listener)
+        # What is copied from mirrors goes where there is room for it, and does not stay.
+        with tempfile.TemporaryDirectory(dir=into) as bundles:
+            fetch_commit(wanted, into, session.listener, near=lambda commit: session.git_places(commit, Path(bundles)))
 
     return session.store.step(git_step_id(source), fill, listener=session.listener, label=f"git {source.file}")
 
 
-def missing_commits(session: Session, sources: Sequence[LockedSource]) -> list[Diagnostic]:
-    """What cannot be had offline, one finding for each commit."""
-    found = []
-    for source in sources:
-        if source.commit and session.store.step_folder(git_step_id(source)) is None:
-            problem = _missing(session, source, session.git_places(source.commit))
-            found += [problem] if problem else []
-    return found
-
-
-def _missing(session: Session, source: LockedSource, places: Sequence[str]) -> Diagnostic | None:
-    if places or not session.offline:
-        return None
-    return Diagnostic(
-        rule="offline",
-        message=f"commit {source.commit} of {source.file} is not in the store, and --offline forbids to fetch it",
-        hint="run once without --offline, or name a folder that has it in the settings' mirror-folders",
-    )
+def has_commit(session: Session, source: LockedSource) -> bool:
+    """Whether the store has the commit of a source."""
+    return session.store.step_folder(git_step_id(source)) is not None
 
 
 def unpack_sources(session: Session, locked: LockedComponent, sources: Sequence[ComponentSource], target: Path) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uenv_builder.core.artefacts import Artefact, Pin, artefact_of
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import LockedDeb, LockedSource, LockedWheel
 from uenv_builder.system.events import Listener, Silent
+from uenv_builder.system.mirrors import bundle_place, local_folder, mirror_root
 from uenv_builder.system.settings import Settings
 from uenv_builder.system.store import Store
 
@@ -27,7 +29,9 @@ def _default_jobs() -> int:
 
 @dataclass
 class Session:
-    """One run of the builder. `jobs` is how many steps and downloads go on at once."""
+    """One run of the builder. `jobs` is how many steps and downloads go on at once, `mirror` are further mirrors
+    (folders or URLs), which are asked before those of the settings.
+    """
 
     settings: Settings = field(default_factory=Settings)
     listener: Listener = field(default_factory=Silent)
@@ -35,6 +39,7 @@ class Session:
     jobs: int = field(default_factory=_default_jobs)
     shell_on_failure: bool = False
     """Whether a component that does not build opens a shell where it was being built."""
+    mirror: Sequence[str] = ()
 
     @cached_property
     def store(self) -> Store:
@@ -46,7 +51,14 @@ class Session:
         """Fetches by hash into the store."""
         from uenv_builder.system.download import Downloader
 
-        return Downloader(self.store, self.listener, offline=self.offline, jobs=max(2, self.jobs))
+        return Downloader(
+            self.store, self.listener, offline=self.offline, jobs=max(2, self.jobs), mirrors=self.artefact_mirrors
+        )
+
+    @cached_property
+    def artefact_mirrors(self) -> tuple[str, ...]:
+        """The roots of the mirrors that are asked for a file before anybody else; UsageError for what can be none."""
+        return tuple(dict.fromkeys(map(mirror_root, (*self.mirror, *self.settings.mirrors))))
 
     @cached_property
     def mirrors(self) -> DebianMirrors:
@@ -66,31 +78,39 @@ class Session:
         )
 
     def deb_downloads(self, debs: Sequence[LockedDeb]) -> list[Download]:
-        """How to fetch these packages; where from is only asked when the store does not have one."""
-        return [
-            self._download(f"{deb.name} {deb.version}", deb.sha256, deb.size, partial(self._deb_urls, deb))
-            for deb in debs
-        ]
+        """How to fetch these packages; where from is only asked when neither the store nor a mirror has one."""
+        return [self.download(artefact_of(deb)) for deb in debs]
 
     def wheel_downloads(self, wheels: Sequence[LockedWheel]) -> list[Download]:
         """As `deb_downloads`, for wheels."""
-        return [
-            self._download(wheel.file, wheel.sha256, wheel.size, partial(self._wheel_urls, wheel)) for wheel in wheels
-        ]
+        return [self.download(artefact_of(wheel)) for wheel in wheels]
 
     def archive_downloads(self, sources: Sequence[LockedSource]) -> list[Download]:
         """As `deb_downloads`, for the archives among the sources of components."""
-        return [
-            self._download(source.file, source.sha256, source.size, partial(self._archive_urls, source))
-            for source in sources
-            if source.sha256
-        ]
+        return [self.download(artefact_of(source)) for source in sources if source.sha256]
 
-    def git_places(self, commit: str) -> list[str]:
-        """The folders and bundles of this machine's mirrors that have the commit."""
-        places = [Path(folder).expanduser() / "git" / f"{commit}{end}" for folder in self.settings.mirror_folders
-                  for end in (".git", ".bundle")]  # fmt: skip
-        return [str(place.resolve()) for place in places if place.exists()]
+    def download(self, artefact: Artefact) -> Download:
+        """How to fetch one file of a lock."""
+        from uenv_builder.system.download import Download
+
+        find = partial(self._urls, artefact.pin)
+        return Download(name=artefact.name, sha256=artefact.sha256, size=artefact.size, urls=find)
+
+    def servers(self, artefact: Artefact) -> Sequence[str]:
+        """URLs of which one at least has to answer for an artefact to be had from where it comes from."""
+        pin = artefact.pin
+        if isinstance(pin, LockedWheel):
+            return self.index.locations[-1:]
+        if isinstance(pin, LockedDeb) or pin.debian:
+            return self.mirrors.roots
+        return pin.archive or pin.git or ()
+
+    def git_places(self, commit: str, folder: Path) -> Iterator[Path]:
+        """The bundles and repositories of mirrors that have the commit; what servers have is copied into `folder`."""
+        for mirror in filter(None, map(local_folder, self.artefact_mirrors)):
+            places = (mirror / bundle_place(commit), mirror / f"git/{commit}.git")
+            yield from (place for place in places if place.exists())
+        yield from self.downloader.get_mirrored(bundle_place(commit), folder)
 
     def fetch(self, downloads: Sequence[Download]) -> dict[str, Path]:
         """The files' paths by sha256, fetched where they are missing. What the store has is read and hashed first: a
@@ -104,23 +124,10 @@ class Session:
                     self.listener.note(error.diagnostics[0].message)
         return self.downloader.fetch_all(downloads)
 
-    def _download(self, name: str, sha256: str, size: int | None, find: Callable[[], Sequence[str]]) -> Download:
-        from uenv_builder.system.download import Download
-
-        folders = self._folders(sha256)
-        urls = folders if self.offline else lambda: [*folders, *find()]
-        return Download(name=name, sha256=sha256, size=size, urls=urls)
-
-    # Mirrors and index are looked up on this machine only when something has to be fetched.
-    def _deb_urls(self, deb: LockedDeb) -> Sequence[str]:
-        return self.mirrors.urls(deb.path, suite=deb.suite)
-
-    def _wheel_urls(self, wheel: LockedWheel) -> Sequence[str]:
-        return self.index.find_urls(wheel)
-
-    def _archive_urls(self, source: LockedSource) -> Sequence[str]:
-        return self.mirrors.urls(source.debian) if source.debian else source.archive or ()
-
-    def _folders(self, sha256: str) -> list[str]:
-        files = [Path(folder).expanduser() / sha256[:2] / sha256 for folder in self.settings.mirror_folders]
-        return [file.resolve().as_uri() for file in files if file.is_file()]
+    def _urls(self, pin: Pin) -> Sequence[str]:
+        # Mirrors and index are looked up on this machine only when something has to be fetched.
+        if isinstance(pin, LockedDeb):
+            return self.mirrors.urls(pin.path, suite=pin.suite)
+        if isinstance(pin, LockedWheel):
+            return self.index.find_urls(pin)
+        return self.mirrors.urls(pin.debian) if pin.debian else pin.archive or ()

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uenv_builder.app.component_building import ComponentBuilder
-from uenv_builder.app.component_sources import fetch_sources, missing_commits
+from uenv_builder.app.component_sources import fetch_sources, has_commit
 from uenv_builder.app.layer_making import LayerMaker
+from uenv_builder.app.missing import require_reachable
 from uenv_builder.app.outputs import IMAGE
 from uenv_builder.app.preparing import squashfs_options
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import result_label
+from uenv_builder.core.artefacts import artefacts_of
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs.from_layers import write_squashfs
 from uenv_builder.model.entry import Entry
-from uenv_builder.model.errors import NetworkError
 from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedSource
 from uenv_builder.model.plan import Plan, Step
@@ -66,8 +67,7 @@ class StepRunner:
 
     def _run(self) -> dict[str, Path]:
         self._steps = self._needed_steps()
-        if self.session.offline:
-            self._require_downloads()
+        self._require_downloads()
         folders: dict[str, Path] = {}
         # The largest first: nobody should wait for one large wheel that began last.
         first = sorted((step for step in self._steps if not step.inputs), key=lambda step: -step.download_bytes)
@@ -105,19 +105,15 @@ class StepRunner:
         return [pin for component in components if component.name in names for pin in component.sources]
 
     def _require_downloads(self) -> None:
-        # Offline, nothing can be got while the build runs: all that is missing is named before it begins.
+        # What cannot be had is named as a whole, and before anything is made of the rest.
         store = self.session.store
         steps = [step for step in self._steps if store.step_folder(step.id) is None]
         sources, wheels = self._sources(steps), self._components.wheels(steps)
         wanted = [*self._layers.downloads(steps), *self.session.archive_downloads(sources)]
         wanted += self.session.wheel_downloads(wheels)
-        missing = missing_commits(self.session, sources)
-        try:
-            self.session.fetch([file for file in wanted if not store.has_download(file.sha256, file.size)])
-        except NetworkError as error:
-            missing = [*error.diagnostics, *missing]
-        if missing:
-            raise NetworkError.collect(missing)
+        missing = {file.sha256 for file in wanted if not store.has_download(file.sha256, file.size)}
+        missing |= {source.commit for source in sources if source.commit and not has_commit(self.session, source)}
+        require_reachable(self.session, [item for item in artefacts_of(self.inputs.lock) if item.key in missing])
 
     def _result(self, step: Step, folders: Mapping[str, Path]) -> Path:
         if (folder := self.session.store.step_folder(step.id)) is not None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from uenv_builder.core.artefacts import artefacts_of
 from uenv_builder.core.component_planning import git_step_id
 from uenv_builder.core.digest import Document
 from uenv_builder.model.errors import UsageError
-from uenv_builder.model.lock import Lock, LockedWheel
+from uenv_builder.model.lock import Lock
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.system.events import Listener
 from uenv_builder.system.store import Collected, Limits, References, Store
@@ -40,12 +41,7 @@ def result_label(step: Step, image: str) -> str:
 
 
 def _hashes(lock: Lock) -> list[str]:
-    debs = [*lock.userland.packages, *(deb for debs in lock.userland.compilers.values() for deb in debs)]
-    built = lock.build
-    debs += built.packages if built else ()
-    sources = [source.sha256 for component in (built.components if built else ()) for source in component.sources]
-    wheels = [*(lock.python.wheels if lock.python else ()), *_build_wheels(lock)]
-    return [*(deb.sha256 for deb in debs), *(wheel.sha256 for wheel in wheels), *(one for one in sources if one)]
+    return [artefact.sha256 for artefact in artefacts_of(lock) if artefact.sha256]
 
 
 def describe(store: Store) -> Document:
@@ -147,8 +143,3 @@ def parse_size(text: str) -> int:
 def _commits(lock: Lock) -> list[str]:
     components = lock.build.components if lock.build else ()
     return [git_step_id(source) for component in components for source in component.sources if source.commit]
-
-
-def _build_wheels(lock: Lock) -> list[LockedWheel]:
-    components = lock.build.components if lock.build else ()
-    return [wheel for component in components for found in component.build_wheels.values() for wheel in found]

@@ -14,6 +14,7 @@ from uenv_builder.commands.shared import (
     JobsOption,
     JsonOption,
     LabelArgument,
+    MirrorOption,
     OfflineOption,
     OutputOption,
     QuietOption,
@@ -24,7 +25,10 @@ from uenv_builder.commands.shared import (
 )
 from uenv_builder.model.errors import UsageError
 
-EPILOG = "Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked"
+EPILOG = (
+    "Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked; "
+    "uenv build pytorch --offline --mirror /srv/mirror"
+)
 
 
 def build(
@@ -36,6 +40,7 @@ def build(
     system: SystemOption = None,
     locked: Annotated[bool, typer.Option("--locked", help="Fail when the lock is missing or stale.")] = False,
     offline: OfflineOption = False,
+    mirror: MirrorOption = None,
     no_test: Annotated[
         bool, typer.Option("--no-test", help="Do not run the checks; the image counts as untested.")
     ] = False,
@@ -52,7 +57,7 @@ def build(
     if shell_on_failure and not sys.stdin.isatty():
         raise UsageError("--shell-on-failure opens a shell, and standard input is no terminal",
                          hint="leave the option out, or run the command in a terminal")  # fmt: skip
-    with Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs) as run:
+    with Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs, mirror=mirror) as run:
         run.session.shell_on_failure = shell_on_failure
         prepared = prepare_target(run, recipe, label, uarch=uarch, system=system, locked=locked)
         result = building.build(run.session, prepared, output=output, test=not no_test)

@@ -27,15 +27,18 @@ class Run:
 
     def __init__(
         self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, offline: bool = False,
-        jobs: int | None = None,
+        jobs: int | None = None, mirror: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self.as_json = as_json
         self.console = Console(highlight=False, soft_wrap=True)
         self._quiet, self.verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
+        self._mirror = tuple(mirror or ())
 
     def __enter__(self) -> Self:
         self._listener = listener_for(quiet=self._quiet, verbose=self.verbose)
-        self.session = Session(settings=load_settings(), listener=self._listener, offline=self._offline)
+        self.session = Session(
+            settings=load_settings(), listener=self._listener, offline=self._offline, mirror=self._mirror
+        )
         if self._jobs:
             self.session.jobs = self._jobs
         return self

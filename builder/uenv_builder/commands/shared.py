@@ -30,7 +30,11 @@ LabelArgument = Annotated[
 ImageArgument = Annotated[Path, typer.Argument(metavar="IMAGE", help="The folder of a build, or its squashfs.")]
 UarchOption = Annotated[str | None, typer.Option("--uarch", help="Which of the recipe's targets, by its node type.")]
 SystemOption = Annotated[str | None, typer.Option("--system", help="Which of the recipe's targets, by its system.")]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use the store and local mirrors alone.")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use the store and mirrors alone.")]
+MirrorOption = Annotated[
+    list[str] | None,
+    typer.Option("--mirror", metavar="DIR|URL", help="A mirror to ask before all others; may be repeated."),
+]
 JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Steps at once; default: the cores here.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results only.")]

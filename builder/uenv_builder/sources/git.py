@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -29,20 +32,62 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GitSource:
-    """A commit (its whole id), the URLs of the repository (folders and bundles, too), and whether submodules count."""
+    """A commit (its whole id), the URLs of the repository (folders and bundles, too), and whether submodules count.
+
+    With `offline`, no URL is asked.
+    """
 
     commit: str
     urls: tuple[str, ...]
     submodules: bool = False
+    offline: bool = False
 
 
-def fetch_commit(source: GitSource, folder: Path, listener: Listener) -> None:
-    """Put the commit into a bare repository in the empty `folder`, from the first URL that has it.
+Near = Callable[[str], Iterable[Path]]
+"""By a commit, the bundles and repositories on this machine that may have it."""
+
+
+def _nowhere(commit: str) -> Iterable[Path]:  # noqa: ARG001
+    return ()
+
+
+def fetch_commit(source: GitSource, folder: Path, listener: Listener, *, near: Near = _nowhere) -> None:
+    """Put the commit into a bare repository in `folder`, from what is `near`, else from the first URL that has it.
 
     Submodules come into folders beside it, or, where they are not asked for, are a BuildError (git-submodules).
-    Raises NetworkError with what each URL said, and MissingToolError without git.
+    Raises NetworkError with what each place said, and MissingToolError without git.
     """
-    _fetch(source, folder, listener, depth=0)
+    _fetch(source, folder, listener, near=near, depth=0)
+
+
+def write_bundle(repository: Path, commit: str, path: Path) -> None:
+    """Write a bundle of this one commit, without those before it, from a repository that has it."""
+    with _borrowed(repository, commit) as borrowed:
+        _require(_git(borrowed, "update-ref", "refs/heads/mirror", commit), commit)
+        # One thread: several cut the pack differently each time.
+        _require(_git(borrowed, "-c", "pack.threads=1", "bundle", "create", "--quiet", str(path.absolute()),
+                      "refs/heads/mirror"), commit)  # fmt: skip
+
+
+def bundle_damage(path: Path, commit: str) -> str | None:
+    """Why a bundle does not give the whole commit, None where it does."""
+    with tempfile.TemporaryDirectory(prefix="uenv-bundle-") as folder:
+        repository = Path(folder) / _REPOSITORY
+        _require(_git(None, "init", "--quiet", "--bare", str(repository)), commit)
+        done = _fetch_near(path, repository, commit)
+        if _has(repository, commit):
+            done = _git(repository, "fsck", "--full", "--no-dangling", "--no-progress", commit)
+            return _last_line(done) if done.returncode else None
+    return _last_line(done) if done.returncode else "does not have the commit"
+
+
+def list_commits(commit: str, folder: Path) -> list[tuple[str, Path]]:
+    """What `fetch_commit` put into `folder`: commits of submodules with their repositories, then the commit's own."""
+    repository = folder / _REPOSITORY
+    found: list[tuple[str, Path]] = []
+    for number, (_, linked) in enumerate(_submodules(repository, commit)):
+        found += list_commits(linked, folder / f"submodule-{number}")
+    return [*found, (commit, repository)]
 
 
 def export_commit(commit: str, folder: Path, target: Path) -> int:
@@ -70,10 +115,10 @@ def export_commit(commit: str, folder: Path, target: Path) -> int:
     return time
 
 
-def _fetch(source: GitSource, folder: Path, listener: Listener, *, depth: int) -> None:
+def _fetch(source: GitSource, folder: Path, listener: Listener, *, near: Near, depth: int) -> None:
     repository = folder / _REPOSITORY
     _require(_git(None, "init", "--quiet", "--bare", str(repository)), source.commit)
-    found = _fetch_any(source, repository, listener)
+    found = _fetch_any(source, repository, listener, near)
     links = _submodules(repository, source.commit)
     if not links:
         return
@@ -94,13 +139,21 @@ def _fetch(source: GitSource, folder: Path, listener: Listener, *, depth: int) -
         places = tuple(dict.fromkeys(_absolute(url, urls[path]) for url in (found, *source.urls)))
         below = folder / f"submodule-{number}"
         below.mkdir()
-        _fetch(GitSource(commit=commit, urls=places, submodules=True), below, listener, depth=depth + 1)
+        below_it = GitSource(commit=commit, urls=places, submodules=True, offline=source.offline)
+        _fetch(below_it, below, listener, near=near, depth=depth + 1)
 
 
-def _fetch_any(source: GitSource, repository: Path, listener: Listener) -> str:
-    """Fetch from the first URL that has the commit, and return that URL."""
+def _fetch_any(source: GitSource, repository: Path, listener: Listener, near: Near) -> str:
+    """Fetch from the first place that has the commit, and return its URL: that of its submodules may be relative."""
     tried = []
-    for url in source.urls:
+    for place in near(source.commit):
+        done = _fetch_near(place, repository, source.commit)
+        if _has(repository, source.commit):
+            return source.urls[0] if source.urls else str(place)
+        reason = _last_line(done) if done.returncode else "does not have it"
+        listener.note(f"commit {source.commit[:12]}: the mirror's {place.name} cannot be used ({reason})")
+        tried.append(f"\n    {place}: {reason}")
+    for url in () if source.offline else source.urls:
         with listener.task(f"fetching commit {source.commit[:12]} of {public(url)}"):
             # Servers give single commits only where they are set to; from bundles and old servers everything comes.
             done = _git(repository, "fetch", "--quiet", "--no-tags", "--depth=1", "--", url, source.commit)
@@ -112,8 +165,31 @@ def _fetch_any(source: GitSource, repository: Path, listener: Listener) -> str:
         tried.append(f"\n    {public(url)}: {_hide(reason, url)}")
     raise NetworkError(
         f"commit {source.commit} could not be fetched:{''.join(tried) or ' no place is known to have it'}",
-        rule="download", hint="check the network, the URLs in component.yaml and the mirrors",
+        rule="offline" if source.offline else "download",
+        hint="check the network, the URLs in component.yaml and the mirrors",
     )  # fmt: skip
+
+
+def _fetch_near(place: Path, repository: Path, commit: str) -> Completed:
+    """Fetch a commit, without those before it, which a mirror's bundle does not have."""
+    boundary = repository / "shallow"  # gitrepository-layout(5): the commits whose parents are not looked for
+    boundary.write_text(f"{commit}\n", encoding="ascii")
+    done = _git(repository, "fetch", "--quiet", "--no-tags", "--", str(place), "+refs/*:refs/fetched/*")
+    if not _has(repository, commit):
+        boundary.unlink(missing_ok=True)
+    return done
+
+
+@contextmanager
+def _borrowed(repository: Path, commit: str) -> Iterator[Path]:
+    """A repository for a moment with the objects of another, where the commit has no parents."""
+    with tempfile.TemporaryDirectory(prefix="uenv-bundle-") as folder:
+        place = Path(folder) / _REPOSITORY
+        _require(_git(None, "init", "--quiet", "--bare", str(place)), commit)
+        (place / "objects/info").mkdir(exist_ok=True)
+        (place / "objects/info/alternates").write_text(f"{repository.absolute()}/objects\n", encoding="utf-8")
+        (place / "shallow").write_text(f"{commit}\n", encoding="ascii")
+        yield place
 
 
 def _has(repository: Path, commit: str) -> bool:

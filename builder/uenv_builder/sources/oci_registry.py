@@ -183,9 +183,11 @@ class Registries(Downloader):
         jobs: int = 4,
         delay: float = 1.0,
         timeouts: tuple[float, float] = _TIMEOUTS,
+        mirrors: Sequence[str] = (),
     ) -> None:
         super().__init__(
-            store, listener, offline=offline, attempts=attempts, jobs=jobs, delay=delay, timeouts=timeouts
+            store, listener, offline=offline, attempts=attempts, jobs=jobs, delay=delay, timeouts=timeouts,
+            mirrors=mirrors,
         )  # fmt: skip
         self.access = access
         self.store = store

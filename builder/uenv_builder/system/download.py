@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import requests
 
 from uenv_builder.model.errors import LockError, NetworkError, UenvError
+from uenv_builder.system.download_progress import Progress, SharedTask
 from uenv_builder.system.events import Listener, Task
-from uenv_builder.system.files import explained, lock_file
-from uenv_builder.system.store import Store
-from uenv_builder.system.store_entries import PART, download_lock
+from uenv_builder.system.files import explained, sha256_of
+from uenv_builder.system.servers import Servers
 from uenv_builder.system.threads import run_in_threads
 from uenv_builder.system.transfer import (
     CHUNK,
@@ -35,6 +35,12 @@ from uenv_builder.system.transfer import (
 
 Result = TypeVar("Result")
 
+FILL_A_MIRROR = (
+    "where there is internet, `uenv mirror RECIPE DIR` fetches all that a recipe needs; here, name DIR with --mirror "
+    "or as `mirrors` in the settings"
+)
+"""The remedy for what cannot be fetched here."""
+
 _LONGEST_WAIT = 60.0
 _DOCUMENT_LIMIT = 64 << 20
 
@@ -44,54 +50,48 @@ class Download:
     """A file to fetch: its name for people, sha256, size in bytes (None: not known), and http, https or file URLs of
     places that may have it.
 
-    `urls` may be a function, which is asked only when the store does not have the file: finding a URL can cost a query.
-    It is not asked offline, where only file URLs that are listed are used.
+    `urls` may be a function, which is asked only when neither the store nor a mirror has the file: finding a URL can
+    cost a query. It is not asked offline, where only file URLs that are listed are used. `near` are file URLs that are
+    asked before any mirror.
     """
 
     name: str
     sha256: str
     size: int | None
     urls: Sequence[str] | Callable[[], Sequence[str]]
+    near: Sequence[str] = ()
 
 
-@dataclass
-class _Progress:
-    """The furthest byte that has come, told to the tasks that show it; what comes again is not told again."""
+class Shelf(Protocol):
+    """Where downloads go: the store, or a mirror that is filled."""
 
-    tasks: tuple[Task, ...] = ()
-    reached: int = 0
+    def has_download(self, sha256: str, size: int | None) -> bool:
+        """Whether the file is there, by its size in bytes where that is known."""
 
-    def reach(self, count: int) -> None:
-        """So many bytes of the file are there."""
-        if (more := count - self.reached) > 0:
-            self.reached = count
-            for task in self.tasks:
-                task.advance(more)
+    def download_path(self, sha256: str) -> Path:
+        """Where it lies, or would lie."""
 
+    def part_path(self, sha256: str) -> Path:
+        """Where that lies which has come of it so far."""
 
-@dataclass
-class _SharedTask:
-    """A task that several threads advance."""
+    def writing_download(self, sha256: str, waiting: Callable[[], None]) -> AbstractContextManager[bool]:
+        """Be the one who writes it, after `waiting` for others; yields whether the file system has locks."""
 
-    task: Task
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def advance(self, amount: int) -> None:
-        """One thread after the other."""
-        with self.lock:
-            self.task.advance(amount)
+    def place_download(self, part: Path, sha256: str) -> None:
+        """Put a whole file in its place. Raises OSError."""
 
 
 class Downloader:
-    """Fetches files into `store`, up to `jobs` at once.
+    """Fetches files into `store`, up to `jobs` at once; asks `mirrors` (their roots) before any other place.
 
     `attempts` is how often one URL is tried without a byte more than before; waits between them begin at `delay`
-    seconds and double. `timeouts` are those for connecting and for each wait for bytes, in seconds.
+    seconds and double. `timeouts` are those for connecting and for each wait for bytes, in seconds. A server that
+    cannot be reached is asked nothing more.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: Shelf,
         listener: Listener,
         *,
         offline: bool = False,
@@ -99,6 +99,7 @@ class Downloader:
         jobs: int = 4,
         delay: float = 1.0,
         timeouts: tuple[float, float] = (15.0, 60.0),
+        mirrors: Sequence[str] = (),
     ) -> None:
         self._store = store
         self._listener = listener
@@ -106,7 +107,7 @@ class Downloader:
         self._attempts = attempts
         self._jobs = jobs
         self._delay = delay
-        self._timeouts = timeouts
+        self._servers = Servers(mirrors, listener, timeouts)
         self._stopped = threading.Event()
         self._local = threading.local()
 
@@ -151,6 +152,33 @@ class Downloader:
         except GiveUpError as error:
             raise _unreachable(public(url), [(url, error)]) from error
 
+    def get_mirrored(self, place: str, folder: Path) -> Iterator[Path]:
+        """What mirrors on servers have at `place`, each copied into a file in `folder`; nothing else is asked.
+
+        It is for what has no sha256: whoever takes a file has to know by other means that it is the right one.
+        """
+        for number, root in enumerate(self._servers.living_mirrors()):
+            url, path = f"{root}/{place}", folder / f"{number}"
+            if is_local(url):
+                continue
+            try:
+                self._try(url, place, partial(self._copy, url, path), lambda: 0)
+            except GiveUpError:
+                continue
+            yield path
+
+    def _copy(self, url: str, path: Path) -> None:
+        with explained(path):
+            file = path.open("wb")
+        with file, self._open(url, 0) as body:
+            count = 0
+            while chunk := body.read(CHUNK):
+                with explained(path):
+                    file.write(chunk)
+                count += len(chunk)
+            if body.length not in {None, count}:
+                raise TryAgainError(f"ended after {count:,} of {body.length:,} bytes")
+
     def get_text(self, url: str) -> str:
         """As `get_bytes`, for a document in UTF-8."""
         try:
@@ -162,61 +190,78 @@ class Downloader:
         if len(missing) < 2:
             return self._in_threads(missing, ())
         with self._listener.task(f"downloading {len(missing)} files", _total(missing)) as task:
-            return self._in_threads(missing, (_SharedTask(task),))
+            return self._in_threads(missing, (SharedTask(task),))
 
     def _in_threads(self, missing: Sequence[Download], totals: tuple[Task, ...]) -> list[UenvError]:
         return run_in_threads([partial(self._fetch, item, totals) for item in missing], jobs=self._jobs, stop=self.stop)
 
     def _fetch(self, download: Download, totals: tuple[Task, ...] = ()) -> Path:
-        path = self._store.download_path(download.sha256)
-        progress = _Progress(totals)
+        store, sha256 = self._store, download.sha256
+        progress = Progress(totals)
 
         def waiting() -> None:
             self._listener.note(f"waiting for another download of {download.name}")
 
-        if not self._store.has_download(download.sha256, download.size):
-            lock = download_lock(self._store.root, download.sha256)
-            with self._store.in_use(), lock_file(lock, waiting=waiting):
-                if not self._store.has_download(download.sha256, download.size):
-                    urls = self._urls(download)
+        if not store.has_download(sha256, download.size):
+            with store.writing_download(sha256, waiting) as locked:
+                if not store.has_download(sha256, download.size):
                     with self._listener.task(download.name, download.size) as task:
                         progress.tasks = (task, *totals)
-                        self._fetch_any(download, urls, path, progress)
+                        self._fetch_any(download, progress, locked=locked)
         progress.reach(download.size or 0)
-        return path
+        return store.download_path(sha256)
 
-    def _urls(self, download: Download) -> Sequence[str]:
+    def _places(self, download: Download) -> Iterator[str]:
+        """All URLs to ask, the mirrors' first; where else it may be had is only looked up after these."""
+        yield from download.near
+        yield from self._servers.mirror_urls(download.sha256)
         if not self._offline:
-            return download.urls() if callable(download.urls) else download.urls
-        local = [] if callable(download.urls) else [url for url in download.urls if is_local(url)]
-        if not local:
-            raise NetworkError(
-                f"{download.name}{_in_bytes(download.size)} is not in the store, and --offline forbids to fetch it",
-                rule="offline",
-                hint="run once without --offline, or name a folder that has it in the settings' mirror-folders",
-            )
-        return local
+            yield from download.urls() if callable(download.urls) else download.urls
+        elif not callable(download.urls):
+            yield from filter(is_local, download.urls)
 
-    def _fetch_any(self, download: Download, urls: Sequence[str], path: Path, progress: _Progress) -> None:
-        part = path.with_name(f"{path.name}{PART}")
+    def _fetch_any(self, download: Download, progress: Progress, *, locked: bool) -> None:
+        part = self._store.part_path(download.sha256)
         with explained(part):
             part.parent.mkdir(parents=True, exist_ok=True)
         refusals: list[tuple[str, GiveUpError]] = []
-        for url in urls:
+        for url in self._places(download):
             try:
                 self._fetch_from(url, download, part, progress)
+                self._place(download, part, locked=locked)
             except GiveUpError as error:
+                self._servers.refuse(download.name, url, error)
                 refusals.append((url, error))
                 continue
-            with explained(path):
-                part.rename(path)
             return
         with explained(part):
             if part.exists() and part.stat().st_size == 0:
                 part.unlink()
-        raise _refused(download, refusals)
+        raise self._refused(download, refusals)
 
-    def _fetch_from(self, url: str, download: Download, part: Path, progress: _Progress) -> None:
+    def _place(self, download: Download, part: Path, *, locked: bool) -> None:
+        """Put the file in its place. Where nothing keeps two processes from writing it at once, it is read again."""
+        with explained(part):
+            try:
+                size = part.stat().st_size
+                if size != (download.size or size) or not (locked or sha256_of(part) == download.sha256):
+                    part.unlink()
+                    raise GiveUpError("another process wrote into the same file: run the command again")
+                self._store.place_download(part, download.sha256)
+            except FileNotFoundError:
+                if not self._store.has_download(download.sha256, download.size):
+                    raise
+
+    def _refused(self, download: Download, refusals: Sequence[tuple[str, GiveUpError]]) -> UenvError:
+        if self._offline and not any(isinstance(error, WrongContentError) for _, error in refusals):
+            return NetworkError(
+                f"{download.name}{_in_bytes(download.size)} is neither in the store nor in a mirror, and --offline "
+                "forbids to fetch it",
+                rule="offline", hint=FILL_A_MIRROR,
+            )  # fmt: skip
+        return _refused(download, refusals)
+
+    def _fetch_from(self, url: str, download: Download, part: Path, progress: Progress) -> None:
         def read() -> None:
             # Errors of the network are none of the file's, hence nothing wider than the opening is explained.
             with explained(part):
@@ -231,7 +276,7 @@ class Downloader:
 
         self._try(url, download.name, read, lambda: progress.reached)
 
-    def _complete(self, url: str, download: Download, received: Received, progress: _Progress) -> None:
+    def _complete(self, url: str, download: Download, received: Received, progress: Progress) -> None:
         resumed = received.count > 0
         try:
             self._receive(url, download, received, progress)
@@ -242,7 +287,7 @@ class Downloader:
             received.start_over()
             self._receive(url, download, received, progress)
 
-    def _receive(self, url: str, download: Download, received: Received, progress: _Progress) -> None:
+    def _receive(self, url: str, download: Download, received: Received, progress: Progress) -> None:
         progress.reach(received.count if download.size is None else min(received.count, download.size))
         if download.size is not None and received.count >= download.size:
             check_hash(received, download.sha256)
@@ -252,7 +297,8 @@ class Downloader:
 
     @contextmanager
     def _open(self, url: str, offset: int) -> Iterator[Body]:
-        with open_body(self._session(), url, offset, timeouts=self._timeouts) as body:
+        with open_body(self._session(), url, offset, timeouts=self._servers.timeouts(url)) as body:
+            self._servers.answer(url)
 
             def read(size: int) -> bytes:
                 if self._stopped.is_set():
@@ -265,13 +311,16 @@ class Downloader:
         """The result of `work`, tried again as long as it may help; `reached` says how far it has come."""
         fruitless = 0
         while True:
+            self._servers.require(url)
             before = reached()
             try:
                 return work()
             except TryAgainError as error:
                 fruitless = 1 if reached() > before else fruitless + 1
-                if fruitless >= self._attempts:
-                    raise GiveUpError(f"{error} ({fruitless} attempts)") from error
+                if fruitless >= self._servers.attempts(url, error, self._attempts):
+                    reason = f"{error} ({fruitless} attempts)"
+                    self._servers.give_up(url, error, reason)
+                    raise GiveUpError(reason) from error
                 wait = backoff(fruitless, error.wait, self._delay)
                 self._listener.note(f"{name}: {error}; trying {public(url)} again in {wait:.1f} s")
             if self._stopped.wait(wait):

@@ -246,11 +246,11 @@ def _copied_by_kernel(source: int, target: int, size: int) -> bool:
 
 
 @contextmanager
-def lock_file(path: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def lock_file(path: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
     """Hold a lock (flock) on `path`, an empty file that is made if needed; the kernel frees it when a process dies.
 
     It is exclusive, or one of any number of `shared` ones. `waiting` is called once if somebody else holds it. On a
-    file system without locks the body runs without one.
+    file system without locks the body runs without one; yields whether it has one.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     handle = _take_lock(path, kind | fcntl.LOCK_NB, lockless=True)
@@ -259,10 +259,19 @@ def lock_file(path: Path, *, shared: bool = False, waiting: Callable[[], None] |
             waiting()
         handle = _take_lock(path, kind, lockless=True)
     try:
-        yield
+        yield handle is not None and not _is_lockless(handle, kind)
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _is_lockless(handle: int, kind: int) -> bool:
+    """Whether the file system of an open file has no locks; taking a lock again that is held changes nothing."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _NO_LOCKS
+    return False
 
 
 @contextmanager

@@ -31,8 +31,8 @@ class Settings:
     python_index: str = ""
     """URL of a simple repository API; default: what uv and pip are set to on this machine."""
     python_extra_indexes: tuple[str, ...] = ()
-    mirror_folders: tuple[str, ...] = ()
-    """Folders that hold artefacts by sha256; asked before any server."""
+    mirrors: tuple[str, ...] = ()
+    """Folders or URLs of mirrors, which `uenv mirror` fills; asked before any other server, those of --mirror first."""
     recipe_path: tuple[str, ...] = ()
     """Folders that recipes are looked up in by name, before those that come with the builder."""
     systems: tuple[str, ...] = ()

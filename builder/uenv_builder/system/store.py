@@ -38,6 +38,7 @@ from uenv_builder.system.store_entries import (
     SUMS,
     References,
     StoredEntry,
+    download_lock,
     step_damage,
     step_lock,
     write_sums,
@@ -104,6 +105,21 @@ class Store:
         if found:
             _touch(path)
         return found
+
+    def part_path(self, sha256: str) -> Path:
+        """Where that lies which has come of a download so far."""
+        path = self.download_path(sha256)
+        return path.with_name(f"{path.name}{PART}")
+
+    @contextmanager
+    def writing_download(self, sha256: str, waiting: Callable[[], None]) -> Iterator[bool]:
+        """Be the one who writes the download, after `waiting` for others; yields whether the file system has locks."""
+        with self.in_use(), lock_file(download_lock(self.root, sha256), waiting=waiting) as locked:
+            yield locked
+
+    def place_download(self, part: Path, sha256: str) -> None:
+        """Put a whole file in its place. Raises OSError."""
+        part.rename(self.download_path(sha256))
 
     def verified_download(self, sha256: str, size: int | None) -> Path:
         """The path of a stored file after reading all of it; one that is damaged is dropped.

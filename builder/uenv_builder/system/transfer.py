@@ -25,6 +25,12 @@ CHUNK = 1 << 16
 """Bytes that are read at once: as much is lost when a connection breaks, and waited for before a stop is noticed."""
 
 _HASHED_AT_ONCE = 1 << 20
+_NO_CONNECTION = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.ProxyError,
+    requests.exceptions.ProxyError,
+)
 _TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -34,6 +40,10 @@ class TryAgainError(Exception):
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class UnreachableError(TryAgainError):
+    """There was no connection: no such name, nobody listens, no way there."""
 
 
 class GiveUpError(Exception):
@@ -173,7 +183,8 @@ def _get(session: requests.Session, url: str, offset: int, timeouts: tuple[float
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         if isinstance(_root(error), ssl.SSLCertVerificationError):
             raise GiveUpError(f"{_reason(error)} (REQUESTS_CA_BUNDLE names other certificates)") from error
-        raise TryAgainError(_reason(error)) from error
+        kind = UnreachableError if is_unreachable(error) else TryAgainError
+        raise kind(_reason(error)) from error
 
 
 def _reader(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
@@ -217,14 +228,25 @@ def asked_wait(text: str | None) -> float | None:
         return None
 
 
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error of requests, or one of its causes, says that no connection came about."""
+    while error is not None:
+        if isinstance(error, _NO_CONNECTION):
+            return True
+        error = _cause(error)
+    return False
+
+
 def _root(error: BaseException) -> BaseException:
-    while True:
-        # requests and urllib3 hand the first cause on as an argument, not always as a cause.
-        inner = error.__cause__ or error.__context__
-        inner = inner or next((item for item in error.args if isinstance(item, BaseException)), None)
-        if inner is None:
-            return error
+    while (inner := _cause(error)) is not None:
         error = inner
+    return error
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    # requests and urllib3 hand the first cause on as an argument, not always as a cause.
+    inner = error.__cause__ or error.__context__
+    return inner or next((item for item in error.args if isinstance(item, BaseException)), None)
 
 
 def _reason(error: Exception) -> str:
