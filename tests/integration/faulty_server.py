@@ -38,6 +38,7 @@ class FaultyServer:
         self.scripts: dict[str, deque[Answer]] = defaultdict(deque)
         self.asked: list[tuple[str, str | None]] = []
         self.headers: list[dict[str, str]] = []
+        self.heads: list[str] = []
         self.held = threading.Event()
         self.release = threading.Event()
         self._server = _Listening(("127.0.0.1", 0), _Request)
@@ -85,6 +86,14 @@ class _Request(BaseHTTPRequestHandler):
         if answer.status is None and content is None:
             answer = Answer(status=404)
         self.send_answer(answer, content or b"")
+
+    def do_HEAD(self):
+        owner = self.server.owner
+        owner.heads.append(self.path)
+        content = owner.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
 
     def send_answer(self, answer, content):
         status, headers, body = self.choose(answer, content)
