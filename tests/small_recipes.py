@@ -83,7 +83,7 @@ def make_small_recipes(place: Path, *, size: int = 400_000) -> SmallRecipes:
         recipes[name] = _recipe(place / "recipes" / name, mirror, debs, wheels)
     config = place / "config"
     (config / "uenv-builder").mkdir(parents=True)
-    (config / "uenv-builder/config.toml").write_text(f'mirror-folders = ["{mirror}"]\n')
+    (config / "uenv-builder/config.toml").write_text(f'mirrors = ["{mirror}"]\n')
     return SmallRecipes(recipes["alpha"], recipes["beta"], mirror, config)
 
 
@@ -153,7 +153,7 @@ def _recipe(place: Path, mirror: Path, debs: Mapping[str, bytes], wheels: Mappin
 
 def _keep(mirror: Path, content: bytes) -> dict[str, str | int]:
     sha256 = hashlib.sha256(content).hexdigest()
-    path = mirror / sha256[:2] / sha256
+    path = mirror / "sha256" / sha256[:2] / sha256
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return {"sha256": sha256, "size": len(content)}

@@ -1,7 +1,7 @@
 """Two recipes that share layers, built by whole commands that are killed at random moments.
 
 Ten moments by default. More of them, another seed, or recipes of one's own (folders with locks whose downloads are in a
-folder by sha256, as `mirror-folders` wants it) by hand, as docs/how-to/store.md says:
+folder by sha256, as `mirrors` wants it) by hand, as docs/how-to/store.md says:
 
     UENV_KILL_MOMENTS=200 pytest tests/integration/test_kill_builds.py -s
 """
@@ -39,7 +39,7 @@ def recipes(tmp_path_factory) -> SmallRecipes:
     alpha, beta, mirror = map(Path, given.split(":"))
     config = tmp_path_factory.mktemp("config")
     (config / "uenv-builder").mkdir()
-    (config / "uenv-builder/config.toml").write_text(f'mirror-folders = ["{mirror}"]\n')
+    (config / "uenv-builder/config.toml").write_text(f'mirrors = ["{mirror}"]\n')
     return SmallRecipes(alpha, beta, mirror, config)
 
 

@@ -19,13 +19,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from faulty_server import Answer, serving
 
+from uenv_builder.app.component_sources import git_folder
 from uenv_builder.app.mirroring import fill_mirror, verify_mirror
 from uenv_builder.app.missing import require_reachable
 from uenv_builder.app.session import Session
 from uenv_builder.core.artefacts import artefact_of, artefacts_of
 from uenv_builder.core.lock_file import parse_lock
 from uenv_builder.model.errors import BuildError, LockError, NetworkError, UsageError
-from uenv_builder.model.lock import LockedWheel
+from uenv_builder.model.lock import LockedSource, LockedWheel
+from uenv_builder.sources.git import export_commit
 from uenv_builder.system.download import Download, Downloader
 from uenv_builder.system.events import Silent
 from uenv_builder.system.mirrors import MirrorFolder, file_place, mirror_root
@@ -195,7 +197,8 @@ def test_a_full_disk_is_told_once_and_what_came_stays(tmp_path, index):
 PROGRAM = """
     import sys
     from pathlib import Path
-    from uenv_builder.system.download import Download, Downloader
+    from uenv_builder.sources.git import export_commit
+from uenv_builder.system.download import Download, Downloader
     from uenv_builder.system.events import Silent
     from uenv_builder.system.mirrors import MirrorFolder
 
@@ -332,10 +335,6 @@ def test_a_server_that_cannot_be_reached_is_called_twice_and_not_for_each_file(t
 LOCK = parse_lock((ROOT / "recipes/python-mpi/1.0/x86_64.lock.yaml").read_text(), "x86_64.lock.yaml")
 
 
-def every_download(own):
-    return [own.download(artefact) for artefact in artefacts_of(LOCK)]
-
-
 def test_all_that_a_lock_names_is_an_artefact_once():
     found = artefacts_of(LOCK)
     debs = [*LOCK.userland.packages, *(deb for some in LOCK.userland.compilers.values() for deb in some)]
@@ -347,7 +346,7 @@ def test_all_that_a_lock_names_is_an_artefact_once():
 def test_offline_everything_that_is_missing_is_named_with_its_hash_and_origin(tmp_path):
     own = session(tmp_path, offline=True)
     with pytest.raises(NetworkError) as caught:
-        require_reachable(own, LOCK, every_download(own))
+        require_reachable(own, artefacts_of(LOCK))
     *each, last = caught.value.diagnostics
     assert {finding.rule for finding in (*each, last)} == {"offline"}
     for artefact, finding in zip(artefacts_of(LOCK), each, strict=True):
@@ -355,7 +354,7 @@ def test_offline_everything_that_is_missing_is_named_with_its_hash_and_origin(tm
             assert text in finding.message
     assert f"{len(each)} of the build's files" in last.message
     assert "uenv mirror" in last.hint
-    require_reachable(own, LOCK, [])
+    require_reachable(own, [])
 
 
 def test_without_a_network_it_is_told_in_seconds(tmp_path):
@@ -365,7 +364,7 @@ def test_without_a_network_it_is_told_in_seconds(tmp_path):
     )  # fmt: skip
     own = Session(settings=settings, listener=Notes())
     with pytest.raises(NetworkError) as caught:
-        require_reachable(own, LOCK, every_download(own))
+        require_reachable(own, artefacts_of(LOCK))
     assert len(caught.value.diagnostics) == len(artefacts_of(LOCK)) + 1
     assert caught.value.exit_code == 9
     assert "cannot be reached" in caught.value.diagnostics[-1].message
@@ -381,16 +380,15 @@ def test_what_a_mirror_or_a_server_has_is_not_missing(tmp_path, server, index):
         nobody.bind(("127.0.0.1", 0))
         gone = f"http://127.0.0.1:{nobody.getsockname()[1]}/mirror"
         own = session(tmp_path, mirror=[str(folder), gone, server.url("/mirror")], offline=True)
-        downloads = [own.download(artefact) for artefact in ARTEFACTS]
         with pytest.raises(NetworkError) as caught:
-            require_reachable(own, LOCK, downloads)
+            require_reachable(own, ARTEFACTS)
     assert [finding.message.partition(":")[0] for finding in caught.value.diagnostics[:-1]] == [
         wheel(1).file,
         wheel(2).file,
     ]
     assert own.listener.notes == [f"the mirror {gone} cannot be reached; going on without it"]
     online = session(tmp_path, index=server.url("/simple"), mirror=[str(folder)])
-    require_reachable(online, LOCK, [online.download(artefact) for artefact in ARTEFACTS])
+    require_reachable(online, ARTEFACTS)
     assert server.heads.count("/") == 2  # the mirror's server, and then the index's
 
 
@@ -415,11 +413,9 @@ def test_many_files_of_a_web_server(tmp_path):
     thread.start()
     try:
         own = session(tmp_path, offline=True, mirror=[f"http://127.0.0.1:{httpd.server_port}"])
-        downloads = [
-            Download(name=sha(content), sha256=sha(content), size=len(content), urls=()) for content in contents
-        ]
-        require_reachable(own, LOCK, downloads)
-        fetched = own.downloader.fetch_all(downloads[:40])
+        pins = [LockedSource(archive=("a",), sha256=sha(content), size=len(content)) for content in contents]
+        require_reachable(own, list(map(artefact_of, pins)))
+        fetched = own.downloader.fetch_all(own.archive_downloads(pins[:40]))
     finally:
         httpd.shutdown()
         thread.join()
@@ -460,3 +456,108 @@ def test_two_processes_without_locks_cannot_mix_their_bytes(tmp_path, server, mo
     assert not store.has_download(sha(CONTENTS[0]), len(CONTENTS[0]))
     monkeypatch.setattr(os, "fsync", sync)
     assert downloader.fetch(wanted(0, server.url("/f"))).read_bytes() == CONTENTS[0]
+
+
+def git(folder, *arguments):
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "protocol.file.allow=always")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with a history and a submodule; its folder and its last commit."""
+    for name in ("inner", "outer"):
+        (tmp_path / name).mkdir()
+        git(tmp_path / name, "init", "--quiet")
+        for number in range(3):
+            (tmp_path / name / "file").write_text(f"{name} {number}\n")
+            git(tmp_path / name, "add", "file")
+            git(tmp_path / name, "commit", "--quiet", "-m", str(number))
+    git(tmp_path / "outer", "submodule", "--quiet", "add", str(tmp_path / "inner"), "below")
+    git(tmp_path / "outer", "commit", "--quiet", "-m", "with a submodule")
+    return tmp_path / "outer"
+
+
+def git_artefact(repository):
+    pin = LockedSource(git=(str(repository),), commit=git(repository, "rev-parse", "HEAD"), submodules=True)
+    return artefact_of(pin)
+
+
+def exported(own, pin, target):
+    target.mkdir()
+    export_commit(pin.commit, git_folder(own, pin), target)
+    return {path.relative_to(target).as_posix(): path.read_text() for path in target.rglob("*") if path.is_file()}
+
+
+def test_commits_with_submodules_are_mirrored_as_bundles(tmp_path, server, repository):
+    artefact, mirror = git_artefact(repository), tmp_path / "mirror"
+    inner = git(tmp_path / "inner", "rev-parse", "HEAD")
+    filled = fill_mirror(session(tmp_path), mirror, [artefact])
+    assert (filled.added, filled.added_bytes > 100) == (1, True)
+    assert set(tree(mirror)) == {f"git/{artefact.commit}.bundle", f"git/{inner}.bundle"}
+    assert not (mirror / ".unfinished").exists()
+    assert fill_mirror(session(tmp_path), mirror, [artefact]).present == 1
+    fill_mirror(session(tmp_path), tmp_path / "second", [artefact])
+    assert tree(tmp_path / "second") == tree(mirror)
+    for path in (repository, tmp_path / "inner"):
+        path.rename(path.with_name(f"{path.name}.gone"))
+    # From a folder, and from a web server: offline, with an empty store.
+    server.files |= {f"/m/{name}": content for name, (content, _, _) in tree(mirror).items()}
+    for store, place in (("one", str(mirror)), ("two", server.url("/m"))):
+        own = session(tmp_path, offline=True, mirror=[place], store=store)
+        require_reachable(own, [artefact])
+        files = exported(own, artefact.pin, tmp_path / f"{store}.files")
+        assert (files["file"], files["below/file"]) == ("outer 2\n", "inner 2\n")
+    assert len(server.asked) == 2
+    # A mirror is filled from another one, too.
+    fill_mirror(session(tmp_path, offline=True, mirror=[server.url("/m")], store="three"), tmp_path / "m3", [artefact])
+    assert tree(tmp_path / "m3") == tree(mirror)
+
+
+def test_a_bare_repository_serves_a_commit(tmp_path, repository):
+    artefact, mirror = git_artefact(tmp_path / "inner"), tmp_path / "mirror"
+    git(tmp_path, "clone", "--quiet", "--bare", str(tmp_path / "inner"), str(mirror / f"git/{artefact.commit}.git"))
+    (tmp_path / "inner").rename(tmp_path / "gone")
+    own = session(tmp_path, offline=True, mirror=[str(mirror)])
+    require_reachable(own, [artefact])
+    assert exported(own, artefact.pin, tmp_path / "files") == {"file": "inner 2\n"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "flipped"])
+def test_a_damaged_bundle_is_told_and_the_repository_is_asked(tmp_path, repository, damage):
+    artefact, mirror = git_artefact(tmp_path / "inner"), tmp_path / "mirror"
+    fill_mirror(session(tmp_path), mirror, [artefact])
+    path = mirror / f"git/{artefact.commit}.bundle"
+    content = bytearray(path.read_bytes())
+    content[-30] ^= 1
+    other = LockedSource(git=artefact.pin.git, commit=git(tmp_path / "inner", "rev-parse", "HEAD~1"))
+    fill_mirror(session(tmp_path), tmp_path / "m2", [artefact_of(other)])
+    contents = {"cut": content[:-60], "flipped": content}
+    path.write_bytes(contents.get(damage) or (tmp_path / f"m2/git/{other.commit}.bundle").read_bytes())
+    found = verify_mirror(session(tmp_path), mirror)
+    assert list(found.damaged) == [f"git/{artefact.commit}.bundle"]
+    own = session(tmp_path, mirror=[str(mirror)], store="fresh")
+    assert exported(own, artefact.pin, tmp_path / "files") == {"file": "inner 2\n"}
+    assert any("cannot be used" in note for note in own.listener.notes)
+    with pytest.raises(NetworkError) as caught:
+        git_folder(session(tmp_path, mirror=[str(mirror)], store="empty", offline=True), artefact.pin)
+    assert caught.value.diagnostics[0].rule == "offline"
+    mended = fill_mirror(session(tmp_path), mirror, [artefact], verify=True)
+    assert mended.replaced == (artefact.name,)
+    assert verify_mirror(session(tmp_path), mirror).damaged == {}
+
+
+def test_a_missing_commit_and_archive_are_named(tmp_path, repository):
+    archive = artefact_of(LockedSource(archive=("http://127.0.0.1:1/libthing-1.tar.gz",), sha256=sha(b"x")))
+    own = session(tmp_path, offline=True)
+    with pytest.raises(NetworkError) as caught:
+        require_reachable(own, [git_artefact(repository), archive])
+    first, second, last = (finding.message for finding in caught.value.diagnostics)
+    assert git(repository, "rev-parse", "HEAD") in first
+    assert str(repository) in first
+    assert second == f"libthing-1.tar.gz: sha256 {sha(b'x')}; it is had from http://127.0.0.1:1/libthing-1.tar.gz"
+    assert "2 of the build's files" in last
+    with pytest.raises(NetworkError) as caught:
+        require_reachable(session(tmp_path), [git_artefact(repository), archive])
+    assert [finding.message for finding in caught.value.diagnostics[:-1]] == [second]
