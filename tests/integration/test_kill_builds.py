@@ -1,7 +1,7 @@
 """Two recipes that share layers, built by whole commands that are killed at random moments.
 
-Ten moments by default. More of them, another seed, or recipes of one's own (folders with locks whose downloads are in a
-folder by sha256, as `mirrors` wants it) by hand, as docs/how-to/store.md says:
+Ten moments by default. More of them, another seed, or recipes of one's own (folders with locks, and a mirror that
+`uenv mirror` has filled for them) by hand, as docs/how-to/store.md says:
 
     UENV_KILL_MOMENTS=200 pytest tests/integration/test_kill_builds.py -s
 """

@@ -197,8 +197,7 @@ def test_a_full_disk_is_told_once_and_what_came_stays(tmp_path, index):
 PROGRAM = """
     import sys
     from pathlib import Path
-    from uenv_builder.sources.git import export_commit
-from uenv_builder.system.download import Download, Downloader
+    from uenv_builder.system.download import Download, Downloader
     from uenv_builder.system.events import Silent
     from uenv_builder.system.mirrors import MirrorFolder
 

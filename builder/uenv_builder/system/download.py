@@ -318,7 +318,7 @@ class Downloader:
             except TryAgainError as error:
                 fruitless = 1 if reached() > before else fruitless + 1
                 if fruitless >= self._servers.attempts(url, error, self._attempts):
-                    reason = f"{error} ({fruitless} attempts)"
+                    reason = f"{error} ({fruitless} attempt{'s' if fruitless > 1 else ''})"
                     self._servers.give_up(url, error, reason)
                     raise GiveUpError(reason) from error
                 wait = backoff(fruitless, error.wait, self._delay)
