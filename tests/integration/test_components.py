@@ -284,4 +284,4 @@ def test_offline_everything_that_is_missing_is_named(stack, alone):
     shutil.copytree(stack.folder / "fabric", alone.folder / "fabric")
     shutil.copytree(stack.folder / "components", alone.folder / "components")
     done = alone.run("build", str(alone.folder / "fabric"), "--uarch", "x86_64", "--offline")
-    refused(done, 9, "libfabric_2.1.0.orig.tar.xz", "hello.tar.gz", "of greet-source is not in the store", "gcc-14 ")
+    refused(done, 9, "libfabric_2.1.0.orig.tar.xz", "hello.tar.gz", "of greet-source: a git commit", "gcc-14 ")

@@ -132,7 +132,7 @@ def test_a_damaged_download_is_fetched_anew_or_named(recipes, built, store, tmp_
         flip_bit(path)
     uenv = recipes.uenv(tmp_path / "here", store)
     outcome = uenv.run(*build_command(recipes.alpha), XDG_CONFIG_HOME=str(tmp_path / "no-mirror"))
-    refused(outcome, 9, "is not what its name says", "mirror-folders")
+    refused(outcome, 9, "is not what its name says", "uenv mirror")
     assert not (tmp_path / "here/build/alpha").exists()
     build_right(uenv, recipes.alpha, built[1])
     assert uenv.ok("cache", "verify", "--json").document == {"damaged": []}
@@ -146,7 +146,7 @@ def test_a_damaged_layer_that_cannot_be_made_anew_is_an_error(recipes, built, st
     flip_bit(result / "layer.tar.zst")
     shutil.rmtree(store / "downloads")
     nowhere = str(tmp_path / "no-mirror")
-    refused(uenv.run(*build_command(recipes.beta), XDG_CONFIG_HOME=nowhere), 9, "own_beta-1.0", "mirror-folders")
+    refused(uenv.run(*build_command(recipes.beta), XDG_CONFIG_HOME=nowhere), 9, "own_beta-1.0", "uenv mirror")
     again = [*build_command(recipes.alpha), "--output", "build/again"]
     for path in (results(store, "squashfs alpha")[0], results(store, "oci alpha")[0]):
         shutil.rmtree(path)
