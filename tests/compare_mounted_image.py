@@ -92,7 +92,13 @@ def merged(name: str) -> str:
 def read_packages(lock: dict, downloads: Path) -> Expected:
     """What all packages of the lock say."""
     found = Expected()
-    at = lambda pin: downloads / pin["sha256"][:2] / pin["sha256"]  # noqa: E731
+
+    def at(pin: dict) -> Path:
+        path = downloads / pin["sha256"][:2] / pin["sha256"]
+        if not path.is_file():
+            raise SystemExit(f"{path}: is not there; it is {pin['name']} {pin['version']}")
+        return path
+
     for pin in lock["userland"]["packages"]:
         read_package(at(pin), found)
     for pin in (lock.get("python") or {}).get("wheels", ()):

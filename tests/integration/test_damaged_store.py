@@ -100,17 +100,17 @@ IMAGES = {
     "squashfs": lambda result: result / "image.squashfs",
     "sums": lambda result: result / "sums.json",
     "index": lambda result: result / "oci/index.json",
-    "version": lambda result: result / "oci/oci-layout",
     "manifest": lambda result: min((result / "oci/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size),
     "blob": lambda result: max((result / "oci/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size),
 }
 
 
-@pytest.mark.parametrize("victim", IMAGES)
-def test_a_damaged_image_is_made_anew(recipes, built, store, tmp_path, victim):
+@pytest.mark.parametrize("victims", [["squashfs", "index"], ["sums", "manifest"], ["blob"]])
+def test_a_damaged_image_is_made_anew(recipes, built, store, tmp_path, victims):
     """Where the build's folder is to be written again, from results that are all there."""
-    [result] = results(store, "squashfs alpha" if victim in {"squashfs", "sums"} else "oci alpha")
-    flip_bit(IMAGES[victim](result))
+    for victim in victims:
+        [result] = results(store, "squashfs alpha" if victim in {"squashfs", "sums"} else "oci alpha")
+        flip_bit(IMAGES[victim](result))
     document = build_right(recipes.uenv(tmp_path / "here", store), recipes.alpha, built[1])
     assert document["built"]
     assert "is damaged" in document["stderr"]

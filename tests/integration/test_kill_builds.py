@@ -176,7 +176,7 @@ def test_builds_that_are_killed_leave_nothing_corrupt_and_always_come_to_the_sam
     proof.measure()
     for moment in range(MOMENTS):
         proof.kill()
-        if proof.chance.random() < 0.35:
+        if proof.chance.random() < 0.3:
             proof.build_both(together=proof.chance.random() < 0.5)
             proof.begin_anew()
         if MOMENTS > 20 and moment % 10 == 9:
