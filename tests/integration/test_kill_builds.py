@@ -58,10 +58,11 @@ class Proof:
 
     def start(self, recipe: Path, *, dies_at: int | None = None) -> subprocess.Popen[str]:
         """A build in a session of its own, by which what it has started is told."""
-        command = self.uenv.command(*build_command(recipe))
+        arguments = build_command(recipe, "--output", f"build/{self.recipes.index(recipe)}")
+        command = self.uenv.command(*arguments)
         variables = {"TMPDIR": str(self.temporary), "PYTHONDONTWRITEBYTECODE": "1"}
         if dies_at is not None:
-            command = [sys.executable, dying_command.__file__, *build_command(recipe)]
+            command = [sys.executable, dying_command.__file__, *arguments]
             variables |= {"UENV_TEST_DIE_AT": str(dies_at), "UENV_TEST_COUNT": str(self.uenv.folder / "count")}
         return subprocess.Popen(
             command, cwd=self.uenv.folder, env=self.uenv.environment(**variables), stdin=subprocess.DEVNULL,
