@@ -9,12 +9,12 @@ done
 
 # Two processes exchange messages over TCP of the loopback interface, and compare them (-c).
 export FI_TCP_IFACE=lo FI_HMEM=system
-fi_pingpong -p tcp -e rdm -c -I 50 -S all >/tmp/pingpong.log 2>&1 &
+fi_pingpong -p tcp -e rdm -c -I 5 -S all >/tmp/pingpong.log 2>&1 &
 server=$!
 attempts=8
 while [ "$attempts" -gt 0 ] && kill -0 "$server"; do
     sleep 1
-    if fi_pingpong -p tcp -e rdm -c -I 50 -S all 127.0.0.1; then
+    if fi_pingpong -p tcp -e rdm -c -I 5 -S all 127.0.0.1; then
         wait "$server"
         exit
     fi
