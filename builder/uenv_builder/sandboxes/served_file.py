@@ -28,7 +28,7 @@ _STATFS_OUT = struct.Struct("<QQQQQIII28x")
 _FORGET, _GETATTR, _OPEN, _READ, _STATFS, _RELEASE, _FSYNC, _FLUSH, _INIT, _BATCH_FORGET = (
     *(2, 3, 14, 15, 17, 18, 20, 25, 26, 42),
 )
-_FOPEN_DIRECT_IO = 1 << 0
+_FOPEN_DIRECT_IO, _FOPEN_KEEP_CACHE = 1 << 0, 1 << 1
 _ASYNC_READ, _MAX_PAGES = 1 << 0, 1 << 22
 _LONGEST_READ = 256  # pages; what FUSE takes at most without further settings
 _MS_NOSUID_NODEV_RDONLY = 2 | 4 | 1
@@ -46,7 +46,7 @@ class ServedFile:
         self, path: Path, *, direct: bool = True, threads: int = 4, before: Callable[[Read], None] | None = None
     ) -> None:
         self.reads: list[Read] = []
-        self._flags = _FOPEN_DIRECT_IO if direct else 0
+        self._flags = _FOPEN_DIRECT_IO if direct else _FOPEN_KEEP_CACHE
         self._before = before
         self._content = os.open(path, os.O_RDONLY)
         self.size = os.fstat(self._content).st_size
