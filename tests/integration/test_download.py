@@ -25,7 +25,8 @@ from uenv_builder.system.download import Download, Downloader, backoff
 from uenv_builder.system.events import Silent
 from uenv_builder.system.files import sha256_of
 from uenv_builder.system.store import Store
-from uenv_builder.system.transfer import asked_wait, public
+from uenv_builder.system.transfer import asked_wait
+from uenv_builder.system.urls import public
 
 CONTENT = random.Random(1).randbytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()

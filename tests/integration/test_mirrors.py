@@ -560,3 +560,8 @@ def test_a_missing_commit_and_archive_are_named(tmp_path, repository):
     with pytest.raises(NetworkError) as caught:
         require_reachable(session(tmp_path), [git_artefact(repository), archive])
     assert [finding.message for finding in caught.value.diagnostics[:-1]] == [second]
+
+
+def test_a_session_that_fetches_nothing_imports_no_http():
+    code = "import sys, uenv_builder.app.session; sys.exit('requests' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

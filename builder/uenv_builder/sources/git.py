@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uenv_builder.model.errors import BuildError, LockError, NetworkError
 from uenv_builder.system.events import Listener
 from uenv_builder.system.process import Completed, run
-from uenv_builder.system.transfer import public
+from uenv_builder.system.urls import public
 
 _REPOSITORY = "repository.git"
 _LINK_MODE = "160000"

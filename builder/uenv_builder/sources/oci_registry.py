@@ -20,7 +20,8 @@ from uenv_builder.sources.registry_auth import Login, ask_for_token, basic_heade
 from uenv_builder.system.download import Downloader
 from uenv_builder.system.events import Listener
 from uenv_builder.system.store import Store
-from uenv_builder.system.transfer import GiveUpError, TryAgainError, asked_wait, public
+from uenv_builder.system.transfer import GiveUpError, TryAgainError, asked_wait
+from uenv_builder.system.urls import public
 
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",

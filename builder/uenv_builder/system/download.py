@@ -27,11 +27,10 @@ from uenv_builder.system.transfer import (
     TryAgainError,
     WrongContentError,
     check_hash,
-    is_local,
     open_body,
-    public,
     receive,
 )
+from uenv_builder.system.urls import is_local, public
 
 Result = TypeVar("Result")
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from uenv_builder.model.errors import UsageError
 from uenv_builder.system.files import explained, lock_file, sha256_of
-from uenv_builder.system.transfer import is_local, public
+from uenv_builder.system.urls import is_local, public
 
 UNFINISHED = ".unfinished"
 _FILE = re.compile(r"sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")

@@ -14,7 +14,8 @@ import urllib3
 
 from uenv_builder.system.mirrors import local_folder
 from uenv_builder.system.threads import run_in_threads
-from uenv_builder.system.transfer import is_unreachable, public
+from uenv_builder.system.transfer import is_unreachable
+from uenv_builder.system.urls import public
 
 _LIMIT = 10.0
 """Seconds after which who has not answered counts as out of reach: looking up a name knows no limit of its own."""

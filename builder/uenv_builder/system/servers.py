@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from uenv_builder.system.events import Listener
 from uenv_builder.system.mirrors import file_place, local_folder
-from uenv_builder.system.transfer import GiveUpError, TryAgainError, UnreachableError, WrongContentError, public
+from uenv_builder.system.transfer import GiveUpError, TryAgainError, UnreachableError, WrongContentError
+from uenv_builder.system.urls import public
 
 _FIRST_CONTACT = 2
 """How often a server is called that has never answered: that one is not there is likelier than that it is busy."""

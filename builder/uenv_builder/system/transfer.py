@@ -14,12 +14,13 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
 
 from uenv_builder.system.files import explained
+from uenv_builder.system.urls import is_local
 
 CHUNK = 1 << 16
 """Bytes that are read at once: as much is lost when a connection breaks, and waited for before a stop is noticed."""
@@ -158,11 +159,6 @@ def open_body(session: requests.Session, url: str, offset: int, *, timeouts: tup
         )
 
 
-def is_local(url: str) -> bool:
-    """Whether this is a file URL, which needs no network."""
-    return url.lower().startswith("file:")
-
-
 def _open_file(url: str) -> IO[bytes]:
     path = Path(unquote(urlsplit(url).path))
     try:
@@ -252,15 +248,3 @@ def _cause(error: BaseException) -> BaseException | None:
 def _reason(error: Exception) -> str:
     root = _root(error)
     return str(root) or type(root).__name__
-
-
-def public(url: str) -> str:
-    """The URL without user and password; of what is no valid URL rather too little than a part of the password."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # reading it checks where the host ends: a password with a slash makes that wrong
-    except ValueError:
-        return url.rpartition("@")[2]
-    if not parts.netloc and not is_local(url):
-        return url.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
