@@ -354,7 +354,7 @@ ENTRY = {
     ],
 )
 def test_wrong_entries_are_refused(change, complaint):
-    file = {"source": "nowhere", "read": "2026-11-23", "facts": (), "bandwidths": ()}
+    file = {"source": "nowhere", "read": "2026-11-23", "facts": ()}
     assert FailureFile(**file, failures=(ENTRY,)).by_id["a"].weight == 50
     with pytest.raises(ValueError, match=re.escape(complaint)):
         FailureFile(**file, failures=(ENTRY | change,))

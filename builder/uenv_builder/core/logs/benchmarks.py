@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 _LABEL = re.compile(r"\s{0,8}(?:[0-9]{1,6}|\[\w{1,20}\]): ?")
 """What `srun --label` and torchrun put in front of each line."""
 _START = re.compile(r"# Collective test starting: (?P<operation>\w{1,40})")
+_VERSION = re.compile(r"# nccl-tests version [\w.]{1,20} nccl-headers=[0-9]{1,9} nccl-library=(?P<library>[0-9]{4,9})")
 _DEVICE = re.compile(
     r"#\s{1,4}Rank\s{1,6}[0-9]{1,6}\b[^\r\n]{0,60} on\s{1,20}(?P<node>[^\s]{1,80}) device\s{1,4}[0-9]{1,3} "
     r"\[[^\]]{1,20}\] (?P<gpu>[^\r\n]{1,60})"
@@ -16,7 +17,7 @@ _DEVICE = re.compile(
 _BOUNDS = re.compile(r"# Out of bounds values\s{1,20}: (?P<wrong>[0-9]{1,18}) ")
 _AVERAGE = re.compile(r"# Avg bus bandwidth\s{1,20}: (?P<average>[0-9.e+-]{1,20})")
 _SIZE = re.compile(r"[0-9]{1,18}")
-_MARKS = ("# Collective test", "# nThread ", " busbw ", "# Out of bounds", "# Avg bus", "#  Rank ")
+_MARKS = ("# nccl-tests", "# Collective test", "# nThread ", " busbw ", "# Out of bounds", "# Avg bus", "#  Rank ")
 _LONGEST = 400
 _MOST_SIZES = 4096
 _MOST_NODES = 100_000
@@ -49,6 +50,10 @@ class Benchmark:
     """The average bus bandwidth that it prints, GB/s; only comparable between runs over the same sizes."""
     wrong: int = 0
     """How many values were wrong."""
+    checked: int = 0
+    """How many rows had their values compared at all; `N/A` stands in the others."""
+    nccl: str | None = None
+    """The version of NCCL that ran, where the program says so; older ones do not."""
     wrong_at: Row | None = None
     """Where the first wrong values are."""
 
@@ -60,6 +65,7 @@ class BenchmarkReader:
         self.finished: list[Benchmark] = []
         self._current: Benchmark | None = None
         self._columns: list[str] = []
+        self._nccl: str | None = None
 
     def concerns(self, text: str) -> bool:
         """Whether any line of `text` can matter here."""
@@ -83,7 +89,10 @@ class BenchmarkReader:
         return self.finished
 
     def _read_comment(self, number: int, text: str) -> None:
-        if start := _START.match(text):
+        if version := _VERSION.match(text):
+            self._close()
+            self._nccl = nccl_version(int(version["library"]))
+        elif start := _START.match(text):
             self._close()
             self._current = Benchmark(start["operation"])
         elif text.startswith("# nThread ") and (self._current is None or self._current.ranks):
@@ -124,7 +133,9 @@ class BenchmarkReader:
         row = Row(number, int(cells[0]), text)
         named = list(zip(self._columns, cells, strict=False))
         speeds = [speed for name, cell in named if name == "busbw" and (speed := _number(cell)) is not None]
-        wrong = sum(int(value) for name, cell in named if name == "#wrong" and (value := _number(cell)) is not None)
+        counts = [int(value) for name, cell in named if name == "#wrong" and (value := _number(cell)) is not None]
+        run.checked += bool(counts)
+        wrong = sum(counts)
         if wrong > 0:
             run.wrong += wrong
             run.wrong_at = run.wrong_at or row
@@ -132,9 +143,15 @@ class BenchmarkReader:
 
     def _close(self) -> None:
         if self._current is not None and (self._current.bandwidths or self._current.wrong):
+            self._current.nccl = self._nccl
             self.finished.append(self._current)
         self._current = None
         self._columns = []
+
+
+def nccl_version(code: int) -> str:
+    """23007 as 2.30.7: two digits each for minor and patch since 2.9 (nccl.h, NCCL_VERSION)."""
+    return f"{code // 10000}.{code // 100 % 100}.{code % 100}"
 
 
 def _add_speed(run: Benchmark, size: int, row: Row, speeds: list[float]) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from uenv_builder.core.allreduce.figures import Figure, load_figures
 from uenv_builder.core.logs.benchmarks import Benchmark
-from uenv_builder.core.logs.failures import Bandwidth, FailureFile
 
 Conclusion: TypeAlias = "tuple[str, int, str, Mapping[str, str]]"
 """The failure's id, number and text of the line that it is drawn from, and the values for its texts."""
 
-_MEASURED_OPERATION, _MEASURED_GPU = "all_reduce_perf", "GH200"
 
-
-def conclude(known: FailureFile, benchmarks: Sequence[Benchmark], nccl: Mapping[str, int]) -> Iterator[Conclusion]:
+def conclude(benchmarks: Sequence[Benchmark], nccl: Mapping[str, int]) -> Iterator[Conclusion]:
     """Conclusions from the runs of nccl-tests, and from the versions of NCCL with the lines that name them."""
     for run in benchmarks:
         if run.wrong_at is not None:
@@ -22,7 +20,7 @@ def conclude(known: FailureFile, benchmarks: Sequence[Benchmark], nccl: Mapping[
             values = {"operation": run.operation or "a test of nccl-tests", "wrong": str(run.wrong)}
             values["size"] = str(size) if size is not None else ""
             yield "nccl-wrong-data", run.wrong_at.line, run.wrong_at.text, values
-        yield from _judge_bandwidth(known.bandwidths, run)
+        yield from _judge_bandwidth(run)
     # The same version is written with and without its CUDA.
     versions: dict[str, int] = {}
     for text, line in nccl.items():
@@ -32,14 +30,11 @@ def conclude(known: FailureFile, benchmarks: Sequence[Benchmark], nccl: Mapping[
         yield "nccl-versions-differ", max(versions.values()), f"NCCL version {listed}", {"versions": listed}
 
 
-def _judge_bandwidth(bandwidths: Sequence[Bandwidth], run: Benchmark) -> Iterator[Conclusion]:
+def _judge_bandwidth(run: Benchmark) -> Iterator[Conclusion]:
     """At most one verdict a run, on its largest size that there is a figure for."""
-    if run.operation != _MEASURED_OPERATION or run.gpu is None or _MEASURED_GPU not in run.gpu:
+    if run.operation is None or run.gpu is None:
         return
-    fitting = [
-        usual for usual in bandwidths
-        if (usual.nodes, usual.ranks) == (len(run.nodes), run.ranks) and usual.bytes in run.bandwidths
-    ]  # fmt: skip
+    fitting = [figure for figure in load_figures().figures if _fits(figure, run)]
     for usual in sorted(fitting, key=lambda usual: -usual.bytes):
         measured, row = run.bandwidths[usual.bytes], run.rows[usual.bytes]
         values = {
@@ -54,3 +49,8 @@ def _judge_bandwidth(bandwidths: Sequence[Bandwidth], run: Benchmark) -> Iterato
             if measured < usual.slow_below:
                 yield "nccl-bandwidth-low", row.line, row.text, values
             return
+
+
+def _fits(usual: Figure, run: Benchmark) -> bool:
+    same_program = usual.operation == run.operation and run.gpu is not None and usual.gpu in run.gpu
+    return same_program and (usual.nodes, usual.ranks) == (len(run.nodes), run.ranks) and usual.bytes in run.bandwidths

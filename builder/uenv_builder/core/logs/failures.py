@@ -76,25 +76,10 @@ class LogFact(SearchedLine):
     fact: FactName
 
 
-class Bandwidth(Fact):
-    """What all_reduce_perf reaches on GH200 with Slingshot, in GB/s of bus bandwidth at one size."""
-
-    nodes: int
-    ranks: int
-    bytes: int
-    good: float
-    slow_below: float | None = None
-    tcp: float | None = None
-    """What TCP reaches instead."""
-    tcp_below: float | None = None
-    """Below this it is TCP."""
-
-
 class FailureFile(FactFile):
     """The whole of failures.yaml."""
 
     facts: tuple[LogFact, ...]
-    bandwidths: tuple[Bandwidth, ...]
     failures: tuple[Failure, ...]
 
     @cached_property

@@ -162,7 +162,7 @@ class _Reader:
         facts = self._facts(benchmarks)
         if facts.nodes == 1 and (harmless := self.seen.pop("nccl-network-socket", None)):
             self.seen["nccl-socket-on-one-node"] = harmless
-        for name, line, text, groups in conclude(self.known, benchmarks, self.values["nccl"]):
+        for name, line, text, groups in conclude(benchmarks, self.values["nccl"]):
             self._add(name, line, _excerpt(text, 0), groups)
         reading = self._reading(facts, benchmarks)
         if (cause := reading.cause) is not None and cause.failure.vague and not facts.networks:
