@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["passed", "failed", "skipped", "inconclusive"]
+Level = Literal["gloo", "gpu", "fabric"]
+"""Of the all-reduce: without NCCL, on one node, and between nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class Report:
     emulated: bool
     started: str
     results: tuple[CheckResult, ...]
+    level: str = "image"
+    """What was tested: the image by itself, or the all-reduce of `uenv test --level`."""
 
     @property
     def outcome(self) -> Outcome:

@@ -89,13 +89,20 @@ def start(
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
+    own_session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` and hand back its process, for streams; the caller waits for it and looks at its end."""
+    """Start `command` and hand back its process, for streams; the caller waits for it and looks at its end.
+
+    In its `own_session` it leads a process group, and an interrupt of the terminal does not reach it.
+    """
     argv = [find_program(command[0]) if "/" not in command[0] else command[0], *command[1:]]
-    return subprocess.Popen(argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
+    return subprocess.Popen(
+        argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=own_session
+    )  # fmt: skip
 
 
 PIPE = subprocess.PIPE
+Popen = subprocess.Popen
 
 
 def failure(completed: Completed, *, what: str | None = None) -> BuildError:

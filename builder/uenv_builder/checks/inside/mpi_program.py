@@ -42,7 +42,7 @@ def launch(ranks: str) -> None:
 
 def run_rank() -> None:
     """Reduce every type and size, compare, gather the findings at rank 0."""
-    import numpy as np  # type: ignore[import-not-found]  # noqa: PLC0415  (the launching process needs neither)
+    import numpy as np  # noqa: PLC0415  (the launching process needs neither)
     from mpi4py import MPI  # type: ignore[import-not-found]  # noqa: PLC0415
 
     world = MPI.COMM_WORLD
@@ -52,7 +52,7 @@ def run_rank() -> None:
     for dtype in DTYPES:
         prime = modulus(ranks, EXACT_INTEGERS[dtype])
         for size in sizes:
-            index = np.arange(size, dtype=np.int64)
+            index: np.ndarray = np.arange(size, dtype=np.int64)
             values = contribution(rank, index, prime).astype(dtype)
             world.Allreduce(MPI.IN_PLACE, values)
             expected = expected_sum(index, ranks, prime).astype(dtype)

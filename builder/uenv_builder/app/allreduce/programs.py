@@ -1,0 +1,137 @@
+"""The programs that run inside an image on real nodes, their command lines, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from uenv_builder.checks.inside.exact_sums import DEFAULT_SIZES
+from uenv_builder.core.allreduce.figures import Operation, load_figures
+from uenv_builder.core.digest import Json
+from uenv_builder.images.squashfs.reader import open_squashfs
+from uenv_builder.images.squashfs.tree import Node
+from uenv_builder.model.report import Level
+from uenv_builder.system.files import write_json
+
+NCCL_TESTS: tuple[Operation, ...] = ("all_reduce_perf", "sendrecv_perf")
+_CHECKS: Mapping[Operation, str] = {"all_reduce_perf": "allreduce", "sendrecv_perf": "sendrecv", "torch": "torch"}
+_MIB = 1 << 20
+_GLOO_BYTES = (1 * _MIB, 4 * _MIB)
+_TIMED_BYTES = tuple(_MIB << power for power in range(11))
+"""1 MiB to 1 GiB."""
+_PORT = 29600
+_PROGRAMS = Path(__file__).parents[2] / "checks" / "inside"
+_FILES = ("ranks_program.py", "torch_program.py", "exact_sums.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a job is."""
+
+    nodes: int
+    ranks_per_node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program of a level: the check that it is for, and why the image cannot run it, if so."""
+
+    check: str
+    operation: Operation
+    backend: Literal["gloo", "nccl"]
+    missing: str = ""
+
+
+def programs_of(level: Level, found: Sequence[str], *, torch: bool) -> list[Program]:
+    """The programs of `level` for an image that has the programs `found` of nccl-tests, and torch or not."""
+    without = "" if torch else "the image has no torch"
+    if level == "gloo":
+        return [Program("torch-gloo", "torch", "gloo", without)]
+    programs = [
+        Program(f"{level}-{_CHECKS[name]}", name, "nccl", "" if name in found else f"the image has no {name}")
+        for name in NCCL_TESTS
+    ]
+    return [*programs, Program(f"{level}-torch", "torch", "nccl", without)]
+
+
+def find_benchmarks(image: Path, env: Mapping[str, str]) -> list[str]:
+    """Which programs of nccl-tests the image has in its PATH; the squashfs is read, not mounted."""
+    with open_squashfs(image) as opened:
+        folders = [_lookup(opened.root, path) for path in env.get("PATH", "").split(":")]
+        return [name for name in NCCL_TESTS if any(name.encode() in folder.children for folder in folders if folder)]
+
+
+def benchmark_argv(operation: Operation, gpus_per_process: int, level: Level) -> tuple[str, ...]:
+    """A program of nccl-tests over sizes from 8 bytes on, with every value compared."""
+    largest = "8G" if level == "gpu" else "1G"
+    words = ["-b", "8", "-e", largest, "-f", "2", "-g", str(gpus_per_process), "-c", "1", "-w", "5", "-n", "20"]
+    return (operation, *words)
+
+
+def place_programs(folder: Path) -> None:
+    """Copy what runs inside into the job's folder, which all nodes see."""
+    target = folder / "programs"
+    target.mkdir(exist_ok=True)
+    for name in _FILES:
+        shutil.copyfile(_PROGRAMS / name, target / name)
+
+
+def torch_argv(
+    folder: Path, inside: str, python: str, program: Program, shape: Shape, *, seconds: float, first_node: str
+) -> tuple[str, ...]:
+    """The command that starts one node's ranks of torch's program; writes its request into `folder`."""
+    (folder / program.check).mkdir(exist_ok=True)
+    for old in (folder / program.check).glob("*.json"):
+        old.unlink()
+    request = {
+        "backend": program.backend,
+        "nodes": shape.nodes,
+        "ranks_per_node": shape.ranks_per_node,
+        "sizes": list(DEFAULT_SIZES),
+        "timed_bytes": list(_GLOO_BYTES) if program.backend == "gloo" else _timed_bytes(shape),
+        "seconds": seconds,
+        "meeting": f"{first_node}:{_PORT}",
+    }
+    write_json(folder / f"{program.check}.request.json", request)
+    return (
+        python, "-B", f"{inside}/programs/ranks_program.py", f"{inside}/{program.check}.request.json",
+        f"{inside}/{program.check}",
+    )  # fmt: skip
+
+
+def read_answers(folder: Path, program: Program) -> list[Mapping[str, Json]]:
+    """What the nodes wrote, in their order; those that wrote nothing are left out."""
+    files = sorted((folder / program.check).glob("*.json"), key=lambda path: int(path.stem))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def debug_env(inside: str, check: str) -> dict[str, str]:
+    """Variables that make NCCL tell what it chose, and torch leave a record of its collectives when one hangs."""
+    return {
+        "NCCL_DEBUG": "INFO",
+        "NCCL_DEBUG_SUBSYS": "INIT,NET,ENV",
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": f"{inside}/{check}.flight-rank",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _timed_bytes(shape: Shape) -> list[int]:
+    """The usual sizes, and those that there is a figure for in this shape."""
+    known = [
+        figure.bytes for figure in load_figures().figures
+        if figure.operation == "torch" and (figure.nodes, figure.gpus_per_node) == (shape.nodes, shape.ranks_per_node)
+    ]  # fmt: skip
+    return sorted({*_TIMED_BYTES, *known})
+
+
+def _lookup(root: Node, path: str) -> Node | None:
+    node: Node | None = root
+    for part in filter(None, path.encode().split(b"/")):
+        node = node.children.get(part) if node else None
+    return node

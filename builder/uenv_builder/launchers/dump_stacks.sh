@@ -1,0 +1,31 @@
+#!/bin/sh
+# dump_stacks.sh NAME=VALUE: what every process with this variable in its environment is doing, on this node. Python programs of
+# ours answer SIGUSR1 with the stacks of their threads in their own log; py-spy and gdb are used where they are installed.
+echo "node ${SLURMD_NODENAME:-$(uname -n)}"
+for environment in /proc/[0-9]*/environ; do
+    folder=${environment%/environ}
+    pid=${folder#/proc/}
+    [ "$pid" != $$ ] || continue
+    tr '\0' '\n' <"$environment" 2>/dev/null | grep -qxF "$1" || continue
+    command=$(tr '\0' ' ' <"$folder/cmdline" 2>/dev/null | cut -c1-300)
+    [ -n "$command" ] || continue
+    echo
+    echo "process $pid: $command"
+    grep -E '^(State|PPid|Threads):' "$folder/status" 2>/dev/null
+    echo "waits in: $(cat "$folder/wchan" 2>/dev/null)"
+    cat "$folder/stack" 2>/dev/null
+    # Only those that have a handler: the signal would end the others, and srun would pass it on.
+    caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "$folder/status" 2>/dev/null)
+    case $(cat "$folder/comm" 2>/dev/null) in
+    python* | qemu-*)
+        [ "$((0x0${caught#????????????} & 0x200))" -eq 0 ] || kill -USR1 "$pid" 2>/dev/null
+        ;;
+    esac
+    case $command in
+    *python*) command -v py-spy >/dev/null && timeout 20 py-spy dump --pid "$pid" 2>&1 ;;
+    esac
+    command -v gdb >/dev/null && timeout 20 gdb -p "$pid" -batch -nx -ex 'thread apply all backtrace' 2>&1 |
+        grep -E '^(#|Thread)' | head -n 200
+done
+sleep 1
+exit 0

@@ -1,0 +1,45 @@
+"""Tasks on this machine: processes side by side, each with its number."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+from typing import ClassVar
+
+from uenv_builder.launchers.interface import MARK, NODE, TASK, Ended, Job
+from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, dump_command, place_script, run_limited
+from uenv_builder.system.process import Completed, run
+
+_DUMP_SECONDS = 60
+
+
+class LocalLauncher:
+    """Runs all tasks here; one node."""
+
+    name: ClassVar[str] = "local"
+
+    def problems(self, nodes: int) -> list[str]:
+        """See `Launcher.problems`."""
+        return [f"{nodes} nodes are asked for, and this is one machine without Slurm"] if nodes > 1 else []
+
+    def first_node(self) -> str:
+        """See `Launcher.first_node`."""
+        return "127.0.0.1"
+
+    def run(self, job: Job) -> Ended:
+        """See `Launcher.run`."""
+        mark = secrets.token_hex(8)
+        script = place_script(DUMP_SCRIPT, job.folder)
+
+        def dump() -> None:
+            done = run(dump_command(script, mark), timeout=_DUMP_SECONDS, check=False)
+            job.dump.write_text(f"on {socket.gethostname()}\n{done.stdout}{done.stderr}", encoding="utf-8")
+
+        shared = {**job.env, MARK: mark, NODE: "0"}
+        tasks = [{**shared, TASK: str(task)} for task in range(job.tasks_per_node)]
+        return run_limited(tasks, job.argv, log=job.log, limit=job.limit, on_limit=dump)
+
+    def probe(self, folder: Path, nodes: int) -> Completed:  # noqa: ARG002  (there is one)
+        """See `Launcher.probe`."""
+        return run(["sh", str(place_script(PROBE_SCRIPT, folder))], timeout=_DUMP_SECONDS, check=False)

@@ -1,0 +1,93 @@
+"""Tasks over Slurm: steps of srun inside an allocation, and the allocation itself by salloc."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from uenv_builder.launchers.interface import MARK, Ended, Job
+from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, dump_command, place_script, run_limited
+from uenv_builder.system.process import Completed, run
+
+_STEP_SECONDS = 90
+"""For a short step of our own."""
+_GRACE = 40.0
+"""Slurm itself waits KillWait, 30 seconds by default, between SIGTERM and SIGKILL."""
+# Slurm knows a task's numbers only where the task runs.
+_NUMBERED = 'export UENV_TASK="$SLURM_PROCID" UENV_NODE="$SLURM_NODEID"; exec "$@"'
+
+
+class SlurmLauncher:
+    """Runs tasks as steps of the allocation that this process is in."""
+
+    name: ClassVar[str] = "slurm"
+
+    def problems(self, nodes: int) -> list[str]:
+        """See `Launcher.problems`."""
+        if shutil.which("srun") is None:
+            return ["there is no srun on this machine"]
+        if not in_allocation():
+            return ["this is not inside a Slurm allocation"]
+        have = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+        return [f"{nodes} nodes are asked for, the allocation has {have}"] if have < nodes else []
+
+    def first_node(self) -> str:
+        """See `Launcher.first_node`."""
+        return self.nodes()[0]
+
+    def nodes(self) -> list[str]:
+        """The allocation's nodes by name, in Slurm's order."""
+        listed = run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], timeout=_STEP_SECONDS)
+        return listed.stdout.split()
+
+    def run(self, job: Job) -> Ended:
+        """See `Launcher.run`. Each line of the log begins with its task's number."""
+        mark = secrets.token_hex(8)
+        script = place_script(DUMP_SCRIPT, job.folder)
+
+        def dump() -> None:
+            done = self.run_on_each_node(dump_command(script, mark), job.nodes)
+            job.dump.write_text(done.stdout + done.stderr, encoding="utf-8")
+
+        env = {**job.env, MARK: mark}
+        return run_limited([env], step_command(job), log=job.log, limit=job.limit, on_limit=dump, grace=_GRACE)
+
+    def run_on_each_node(self, argv: Sequence[str], nodes: int) -> Completed:
+        """Run `argv` once on each node, also beside a step that has all of its processors; what they print together."""
+        step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none"]
+        return run([*step, "--time=2", *argv], timeout=_STEP_SECONDS, check=False)
+
+    def probe(self, folder: Path, nodes: int) -> Completed:
+        """See `Launcher.probe`."""
+        return self.run_on_each_node(["sh", str(place_script(PROBE_SCRIPT, folder))], nodes)
+
+
+def in_allocation() -> bool:
+    """Whether this process has an allocation of Slurm."""
+    return "SLURM_JOB_ID" in os.environ
+
+
+def step_command(job: Job) -> list[str]:
+    """The srun line of a job. Slurm's own limit is longer than ours, and counts where ours can no longer."""
+    options = [
+        f"--nodes={job.nodes}",
+        f"--ntasks={job.nodes * job.tasks_per_node}",
+        f"--ntasks-per-node={job.tasks_per_node}",
+        *([f"--cpus-per-task={job.cpus_per_task}"] if job.cpus_per_task else []),
+        "--label",
+        "--kill-on-bad-exit=1",
+        f"--time={int(job.limit) // 60 + 3}",
+        *job.options,
+    ]
+    return ["srun", *options, "sh", "-c", _NUMBERED, "sh", *job.argv]
+
+
+def allocate(nodes: int, seconds: float, options: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """The command that gets `nodes` whole nodes for `seconds`, runs `argv` with them, and gives them back after it."""
+    minutes = int(seconds) // 60 + 2
+    limits = [f"--nodes={nodes}", "--exclusive", f"--time={minutes}"]
+    return ["setpriv", "--pdeathsig", "TERM", "salloc", *limits, *options, *argv]
