@@ -8,7 +8,10 @@ for environment in /proc/[0-9]*/environ; do
     [ "$pid" != $$ ] || continue
     tr '\0' '\n' <"$environment" 2>/dev/null | grep -qxF "$1" || continue
     command=$(tr '\0' ' ' <"$folder/cmdline" 2>/dev/null | cut -c1-300)
-    [ -n "$command" ] || continue
+    # Nor what only waits: our own commands around the job.
+    case $command in
+    '' | *uenv_builder.cli* | "setpriv "* | "srun "*) continue ;;
+    esac
     echo
     echo "process $pid: $command"
     grep -E '^(State|PPid|Threads):' "$folder/status" 2>/dev/null
@@ -24,7 +27,7 @@ for environment in /proc/[0-9]*/environ; do
     case $command in
     *python*) command -v py-spy >/dev/null && timeout 20 py-spy dump --pid "$pid" 2>&1 ;;
     esac
-    command -v gdb >/dev/null && timeout 20 gdb -p "$pid" -batch -nx -ex 'thread apply all backtrace' 2>&1 |
+    command -v gdb >/dev/null && timeout 20 gdb -p "$pid" -batch -nx -ex 'thread apply all backtrace 40' 2>&1 |
         grep -E '^(#|Thread)' | head -n 200
 done
 sleep 1

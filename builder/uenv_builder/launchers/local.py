@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,7 +33,7 @@ class LocalLauncher:
 
         def dump() -> None:
             done = run(dump_command(script, mark), timeout=_DUMP_SECONDS, check=False)
-            job.dump.write_text(f"on {socket.gethostname()}\n{done.stdout}{done.stderr}", encoding="utf-8")
+            job.dump.write_text(done.stdout + done.stderr, encoding="utf-8")
 
         shared = {**job.env, MARK: mark, NODE: "0"}
         tasks = [{**shared, TASK: str(task)} for task in range(job.tasks_per_node)]

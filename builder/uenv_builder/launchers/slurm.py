@@ -87,7 +87,10 @@ def step_command(job: Job) -> list[str]:
 
 
 def allocate(nodes: int, seconds: float, options: Sequence[str], argv: Sequence[str]) -> list[str]:
-    """The command that gets `nodes` whole nodes for `seconds`, runs `argv` with them, and gives them back after it."""
+    """The command that gets `nodes` whole nodes for `seconds`, runs `argv` with them, and gives them back after it.
+
+    When this process dies, salloc gets SIGHUP, which makes it end at once, and `argv` ends with salloc.
+    """
     minutes = int(seconds) // 60 + 2
     limits = [f"--nodes={nodes}", "--exclusive", f"--time={minutes}"]
-    return ["setpriv", "--pdeathsig", "TERM", "salloc", *limits, *options, *argv]
+    return ["setpriv", "--pdeathsig", "HUP", "salloc", *limits, *options, "setpriv", "--pdeathsig", "TERM", *argv]

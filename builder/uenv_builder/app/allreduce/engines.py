@@ -79,11 +79,11 @@ class SandboxEngine:
 
     def enter(self, place: Place, argv: Sequence[str], env: Mapping[str, str]) -> Entered:
         """See `Engine.enter`."""
-        words = [sys.executable, "-m", "uenv_builder.cli", "exec", str(place.build.folder.resolve())]
+        words = [sys.executable, "-m", "uenv_builder.cli", "exec"]
         words += ["--bind", f"{place.folder.resolve()}:{INSIDE}", *(["--network"] if place.nodes > 1 else [])]
         variables = [*_PASSED_ON, *(f"{name}={value}" for name, value in env.items())]
         words += [word for variable in variables for word in ("--env", variable)]
-        return Entered((*words, "--", *argv))
+        return Entered((*words, str(place.build.folder.resolve()), "--", *argv))
 
 
 class EdfEngine:

@@ -178,7 +178,7 @@ def _run_programs(
         for program in programs if program.missing
     ]  # fmt: skip
     for program in runnable:
-        with session.listener.task(f"{program.check} on {run.shape.nodes} nodes"):
+        with session.listener.task(f"{program.check}, {run.shape.nodes} times {run.shape.ranks_per_node} ranks"):
             result = _run_one(session, subject, known_good, run, program)
         session.listener.note(f"{result.check}: {result.outcome}{f' ({result.reason})' if result.reason else ''}")
         results.append(result)

@@ -87,12 +87,13 @@ def torch_argv(
     (folder / program.check).mkdir(exist_ok=True)
     for old in (folder / program.check).glob("*.json"):
         old.unlink()
+    on_host = program.backend == "gloo"
     request = {
         "backend": program.backend,
         "nodes": shape.nodes,
         "ranks_per_node": shape.ranks_per_node,
-        "sizes": list(DEFAULT_SIZES),
-        "timed_bytes": list(_GLOO_BYTES) if program.backend == "gloo" else _timed_bytes(shape),
+        "sizes": [size for size in DEFAULT_SIZES if not on_host or size * 4 < min(_GLOO_BYTES)],
+        "timed_bytes": list(_GLOO_BYTES) if on_host else _timed_bytes(shape),
         "seconds": seconds,
         "meeting": f"{first_node}:{_PORT}",
     }
@@ -109,16 +110,17 @@ def read_answers(folder: Path, program: Program) -> list[Mapping[str, Json]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
-def debug_env(inside: str, check: str) -> dict[str, str]:
+def debug_env(inside: str, program: Program) -> dict[str, str]:
     """Variables that make NCCL tell what it chose, and torch leave a record of its collectives when one hangs."""
-    return {
-        "NCCL_DEBUG": "INFO",
-        "NCCL_DEBUG_SUBSYS": "INIT,NET,ENV",
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
-        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": f"{inside}/{check}.flight-rank",
-        "PYTHONUNBUFFERED": "1",
-    }
+    env = {"PYTHONUNBUFFERED": "1"}
+    if program.backend == "nccl":
+        env |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,NET,ENV"}
+    if program.backend == "nccl" and program.operation == "torch":
+        record = f"{inside}/{program.check}.flight-rank"
+        # The flight recorder's variables have an older and a newer name.
+        env |= {"TORCH_NCCL_TRACE_BUFFER_SIZE": "2000", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": record}
+        env |= {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_FR_DUMP_TEMP_FILE": record, "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
+    return env
 
 
 def _timed_bytes(shape: Shape) -> list[int]:

@@ -16,6 +16,7 @@ from uenv_builder.core.allreduce.nodes import NodeFault
 from uenv_builder.core.allreduce.observing import observe_benchmark, observe_ranks
 from uenv_builder.core.allreduce.verdict import Expectation, Observation, Verdict, judge
 from uenv_builder.core.lock_file import parse_lock
+from uenv_builder.core.logs.failures import printable
 from uenv_builder.core.logs.reading import LINE_LIMIT, LogReading, read_log
 from uenv_builder.core.systems import SystemFiles, load_system
 from uenv_builder.launchers import Ended, Job, Launcher
@@ -24,6 +25,7 @@ from uenv_builder.model.report import CheckResult, Level
 from uenv_builder.model.system import System
 
 _MPI_IMAGES_NEED = "its ranks are started by MPI, one process each, which needs the engine edf or uenv on many nodes"
+_TAIL_BYTES, _TAIL_LINES = 4096, 8
 _WAIT_PART = 0.5
 """Of a job's limit: how long ranks wait for each other, so that NCCL's watchdog writes its record before the end."""
 
@@ -127,6 +129,7 @@ def describe(program: Program, run: Run, ended: Ended, seen: Observation, verdic
     }
     remedy = (f"remedy: {verdict.remedy}",) if verdict.remedy else ()
     left = _files_left(run, program) if verdict.name == "hang" else ()
+    last = tail_of(run.folder / f"{program.check}.log") if verdict.name in {"crashed", "hang"} else ()
     notes = tuple(f"fault of a node: {fault}" for fault in run.faults)
     return CheckResult(
         check=program.check,
@@ -134,7 +137,7 @@ def describe(program: Program, run: Run, ended: Ended, seen: Observation, verdic
         reason=f"{verdict.name}: {verdict.reason}" if verdict.name != "good" else "",
         seconds=ended.seconds,
         measured={name: value for name, value in told.items() if value != ""},
-        details=(*verdict.details, *remedy, *left, *notes),
+        details=(*verdict.details, *remedy, *left, *notes, *last),
     )
 
 
@@ -142,7 +145,7 @@ def _job(subject: Subject, run: Run, program: Program) -> Job:
     place = Place(subject.build, run.folder, run.shape.nodes)
     seen_at = run.engine.folder_inside(place)
     launch = subject.system.launch
-    env = inside.debug_env(seen_at, program.check)
+    env = inside.debug_env(seen_at, program)
     options: tuple[str, ...] = (f"--gpus-per-node={run.shape.ranks_per_node}",) if launch.gpus_per_node else ()
     options += launch.network_srun.get(subject.build.manifest["network"], ())
     tasks, cpus = 1, launch.cpus_per_rank * run.shape.ranks_per_node
@@ -178,6 +181,14 @@ def read_log_file(path: Path) -> LogReading:
     """What a log says; a log of any size needs constant memory."""
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         return read_log(iter(lambda: file.readline(LINE_LIMIT), ""))
+
+
+def tail_of(log: Path) -> tuple[str, ...]:
+    """The last lines of a log, which may be long."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return tuple(printable(line) for line in lines[-_TAIL_LINES:])
 
 
 def _files_left(run: Run, program: Program) -> Sequence[str]:
