@@ -21,8 +21,11 @@ KINDS = [
     r"[\w/]+\.py",
     r"py\.typed",
     r"knowledge/[\w/-]+\.yaml",
-    r"templates/[\w.]+\.j2",
+    r"templates/[\w.-]+\.j2",
+    r"checks/inside/\w+\.(c|h|sh)",
+    r"launchers/\w+\.sh",
     r"recipes/[\w./-]+/(recipe|\w+\.lock)\.yaml",
+    r"recipes/components/[\w-]+/(component\.yaml|build\.sh\.j2|check\.sh|[\w.-]+\.patch)",
     r"environments/[\w./-]+",
     r"(recipes|templates|environments)/\.gitkeep",
 ]

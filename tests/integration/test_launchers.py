@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_slurm_starts_tasks_on_both_nodes(inside, tmp_path):
     assert found == [f"{task}: task {task} node {task // 2} word y" for task in range(4)]
     assert inside.problems(2) == []
     assert inside.problems(3) == ["3 nodes are asked for, the allocation has 2"]
-    assert inside.first_node() == "n1"
+    assert inside.nodes() == ["n1", "n2"]
+    assert re.fullmatch(r"127\.0\.0\.1:2[0-9]{4}", inside.meeting())
 
 
 def test_slurm_nodes_tell_their_state(inside, tmp_path):

@@ -168,7 +168,7 @@ def test_srun_gets_what_the_system_and_the_program_need(recorded, build, tmp_pat
     assert document["mounts"] == ["/capstor:/capstor", f"{tmp_path / 'report'}:/run/uenv-test"]
     assert (document["env"]["OWN"], document["env"]["NCCL_DEBUG"]) == ("1", "INFO")
     request = json.loads((tmp_path / "report/fabric-torch.request.json").read_text())
-    assert (request["meeting"], request["backend"], request["ranks_per_node"]) == ("nid001000:29600", "nccl", 4)
+    assert (request["meeting"], request["backend"], request["ranks_per_node"]) == ("nid001000:20007", "nccl", 4)
 
 
 @pytest.mark.parametrize(

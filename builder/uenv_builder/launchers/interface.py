@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 
 from uenv_builder.system.process import Completed
 
-TASK, NODE = "UENV_TASK", "UENV_NODE"
-"""In these variables a task finds its own number and that of its node, counted from 0."""
+TASK, NODE, NODE_NAME = "UENV_TASK", "UENV_NODE", "UENV_NODE_NAME"
+"""In these variables a task finds its own number and that of its node, counted from 0, and the node's name."""
 MARK = "UENV_TEST_MARK"
 """The variable by whose value the processes of a job are known on their nodes."""
 
@@ -64,8 +64,8 @@ class Launcher(Protocol):
     def probe(self, folder: Path, nodes: int) -> Completed:
         """What `probe_node.sh` prints on each node, all of them together; `folder` is seen by all nodes."""
 
-    def first_node(self) -> str:
-        """The name under which the other nodes reach the first one."""
+    def meeting(self) -> str:
+        """ADDRESS:PORT of the first node, where ranks can meet."""
 
     def run(self, job: Job) -> Ended:
         """Run `job` to its end or its limit; nothing of it is left when this returns or raises."""

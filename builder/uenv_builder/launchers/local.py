@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from pathlib import Path
 from typing import ClassVar
 
-from uenv_builder.launchers.interface import MARK, NODE, TASK, Ended, Job
+from uenv_builder.launchers.interface import MARK, NODE, NODE_NAME, TASK, Ended, Job
 from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, dump_command, place_script, run_limited
 from uenv_builder.system.process import Completed, run
 
@@ -22,9 +23,10 @@ class LocalLauncher:
         """See `Launcher.problems`."""
         return [f"{nodes} nodes are asked for, and this is one machine without Slurm"] if nodes > 1 else []
 
-    def first_node(self) -> str:
-        """See `Launcher.first_node`."""
-        return "127.0.0.1"
+    def meeting(self) -> str:
+        """See `Launcher.meeting`."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return f"127.0.0.1:{free.getsockname()[1]}"
 
     def run(self, job: Job) -> Ended:
         """See `Launcher.run`."""
@@ -35,7 +37,7 @@ class LocalLauncher:
             done = run(dump_command(script, mark), timeout=_DUMP_SECONDS, check=False)
             job.dump.write_text(done.stdout + done.stderr, encoding="utf-8")
 
-        shared = {**job.env, MARK: mark, NODE: "0"}
+        shared = {**job.env, MARK: mark, NODE: "0", NODE_NAME: socket.gethostname()}
         tasks = [{**shared, TASK: str(task)} for task in range(job.tasks_per_node)]
         return run_limited(tasks, job.argv, log=job.log, limit=job.limit, on_limit=dump)
 

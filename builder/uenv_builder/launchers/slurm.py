@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -17,8 +19,11 @@ _STEP_SECONDS = 90
 """For a short step of our own."""
 _GRACE = 40.0
 """Slurm itself waits KillWait, 30 seconds by default, between SIGTERM and SIGKILL."""
+_ADDRESS = re.compile(r"\bNodeAddr=(?P<address>\S+)")
 # Slurm knows a task's numbers only where the task runs.
-_NUMBERED = 'export UENV_TASK="$SLURM_PROCID" UENV_NODE="$SLURM_NODEID"; exec "$@"'
+_NUMBERED = 'export UENV_TASK="$SLURM_PROCID" UENV_NODE="$SLURM_NODEID" UENV_NODE_NAME="$SLURMD_NODENAME"; exec "$@"'
+_FIRST_PORT, _PORTS = 20_000, 12_000
+"""Below the ports that Linux gives to connections by default, from 32768 on."""
 
 
 class SlurmLauncher:
@@ -35,11 +40,21 @@ class SlurmLauncher:
         have = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
         return [f"{nodes} nodes are asked for, the allocation has {have}"] if have < nodes else []
 
-    def first_node(self) -> str:
-        """See `Launcher.first_node`."""
-        return self.nodes()[0]
+    def meeting(self) -> str:
+        """See `Launcher.meeting`. The port depends on the job, so that two do not meet each other's ranks."""
+        return f"{self._first_address()}:{_FIRST_PORT + int(os.environ['SLURM_JOB_ID']) % _PORTS}"
 
-    def nodes(self) -> list[str]:
+    def _first_address(self) -> str:
+        """The first node's address, where it can be found, since images may not know the nodes' names."""
+        name = self.nodes()[0]
+        told = _ADDRESS.search(run(["scontrol", "show", "node", name], timeout=_STEP_SECONDS, check=False).stdout)
+        try:
+            return socket.gethostbyname(told["address"] if told else name)
+        except OSError:
+            return name
+
+    @staticmethod
+    def nodes() -> list[str]:
         """The allocation's nodes by name, in Slurm's order."""
         listed = run(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], timeout=_STEP_SECONDS)
         return listed.stdout.split()

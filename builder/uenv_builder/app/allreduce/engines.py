@@ -16,13 +16,13 @@ from uenv_builder.app.executing import sandbox_for
 from uenv_builder.app.outputs import BuiltImage
 from uenv_builder.core.edf.render import engine_option
 from uenv_builder.core.systems import load_uarchs
-from uenv_builder.launchers.interface import MARK, NODE, TASK
+from uenv_builder.launchers.interface import MARK, NODE, NODE_NAME, TASK
 from uenv_builder.system.files import write_text
 from uenv_builder.system.process import run
 
 INSIDE = "/run/uenv-test"
 """Where a container sees the job's folder."""
-_PASSED_ON = (TASK, NODE, MARK)
+_PASSED_ON = (TASK, NODE, NODE_NAME, MARK)
 
 
 @dataclass(frozen=True, slots=True)

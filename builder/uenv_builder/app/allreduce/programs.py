@@ -23,7 +23,6 @@ _MIB = 1 << 20
 _GLOO_BYTES = (1 * _MIB, 4 * _MIB)
 _TIMED_BYTES = tuple(_MIB << power for power in range(11))
 """1 MiB to 1 GiB."""
-_PORT = 29600
 _PROGRAMS = Path(__file__).parents[2] / "checks" / "inside"
 _FILES = ("ranks_program.py", "torch_program.py", "exact_sums.py")
 
@@ -81,7 +80,7 @@ def place_programs(folder: Path) -> None:
 
 
 def torch_argv(
-    folder: Path, inside: str, python: str, program: Program, shape: Shape, *, seconds: float, first_node: str
+    folder: Path, inside: str, python: str, program: Program, shape: Shape, *, seconds: float, meeting: str
 ) -> tuple[str, ...]:
     """The command that starts one node's ranks of torch's program; writes its request into `folder`."""
     (folder / program.check).mkdir(exist_ok=True)
@@ -95,7 +94,7 @@ def torch_argv(
         "sizes": [size for size in DEFAULT_SIZES if not on_host or size * 4 < min(_GLOO_BYTES)],
         "timed_bytes": list(_GLOO_BYTES) if on_host else _timed_bytes(shape),
         "seconds": seconds,
-        "meeting": f"{first_node}:{_PORT}",
+        "meeting": meeting,
     }
     write_json(folder / f"{program.check}.request.json", request)
     return (

@@ -152,7 +152,7 @@ def _job(subject: Subject, run: Run, program: Program) -> Job:
     if program.operation == "torch":
         argv = inside.torch_argv(
             run.folder, seen_at, subject.python, program, run.shape,
-            seconds=run.limit * _WAIT_PART, first_node=run.launcher.first_node(),
+            seconds=run.limit * _WAIT_PART, meeting=run.launcher.meeting(),
         )  # fmt: skip
     elif run.shape.nodes == 1:
         argv = inside.benchmark_argv(program.operation, run.shape.ranks_per_node, run.level)

@@ -133,7 +133,7 @@ def run_node(request: Request, node: int) -> dict[str, object]:
         broken = {rank: worker.exitcode for rank, worker in enumerate(workers) if worker.exitcode and rank not in late}
         files = [Path(folder) / f"rank{rank}.json" for rank in range(ranks)]
         findings = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    name = os.environ.get("SLURMD_NODENAME") or platform.node()
+    name = os.environ.get("UENV_NODE_NAME") or platform.node()
     return {"node": name, "torch": torch.__version__, "late": late, "broken": broken, "findings": findings}
 
 
