@@ -33,8 +33,8 @@ _METHOD = """## How it is measured
   what somebody else has written.
 - Both sides start from the same downloaded packages and wheels, which are in the page cache. Nothing is downloaded.
 - `uenv build` runs with `--no-test`: no tool on the other side tests anything.
-- `uenv build` brings its images to the disk (fsync) before it puts them in place, and checks the hashes of all that it
-  reads. The tools do neither, and what they leave for the kernel to write is not counted.
+- `uenv build` checks the hashes of all that it reads, which the tools do not. What either side leaves for the kernel to
+  write is not counted.
 - *By hand* is the shortest way that is known to us: `dpkg-deb -x` in all cores; `uv pip install` with a cache in which all
   wheels lie unpacked, so that it only makes hard links; `compileall` in all cores, with the same Python that `uenv build`
   uses; one `mksquashfs`, and one `tar | zstd`, both with the level (and block size) of our image, in all cores.
