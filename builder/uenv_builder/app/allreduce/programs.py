@@ -13,7 +13,7 @@ from uenv_builder.checks.inside.exact_sums import DEFAULT_SIZES
 from uenv_builder.core.allreduce.figures import Operation, load_figures
 from uenv_builder.core.digest import Json
 from uenv_builder.images.squashfs.reader import open_squashfs
-from uenv_builder.images.squashfs.tree import Node
+from uenv_builder.images.squashfs.tree import find_node
 from uenv_builder.model.report import Level
 from uenv_builder.system.files import write_json
 
@@ -60,7 +60,8 @@ def programs_of(level: Level, found: Sequence[str], *, torch: bool) -> list[Prog
 def find_benchmarks(image: Path, env: Mapping[str, str]) -> list[str]:
     """Which programs of nccl-tests the image has in its PATH; the squashfs is read, not mounted."""
     with open_squashfs(image) as opened:
-        folders = [_lookup(opened.root, path) for path in env.get("PATH", "").split(":")]
+        places = [b"/".join(filter(None, path.encode().split(b"/"))) for path in env.get("PATH", "").split(":")]
+        folders = [find_node(opened.root, place) for place in places]
         return [name for name in NCCL_TESTS if any(name.encode() in folder.children for folder in folders if folder)]
 
 
@@ -129,10 +130,3 @@ def _timed_bytes(shape: Shape) -> list[int]:
         if figure.operation == "torch" and (figure.nodes, figure.gpus_per_node) == (shape.nodes, shape.ranks_per_node)
     ]  # fmt: skip
     return sorted({*_TIMED_BYTES, *known})
-
-
-def _lookup(root: Node, path: str) -> Node | None:
-    node: Node | None = root
-    for part in filter(None, path.encode().split(b"/")):
-        node = node.children.get(part) if node else None
-    return node

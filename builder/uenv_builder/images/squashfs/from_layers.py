@@ -15,7 +15,7 @@ from pathlib import Path
 from uenv_builder.images.merge import MergedEntry, MergedTree, merge_layers
 from uenv_builder.images.squashfs.layer_source import LayerSource
 from uenv_builder.images.squashfs.start_part import FirstRead
-from uenv_builder.images.squashfs.tree import FileData, Node
+from uenv_builder.images.squashfs.tree import FileData, Node, find_node
 from uenv_builder.images.squashfs.writer import WrittenImage, write_image
 from uenv_builder.model.errors import BuildError
 from uenv_builder.model.image import IndexEntry, Layer, SquashfsOptions
@@ -56,7 +56,7 @@ def _first_reads(root: Node, start: Sequence[StartFile], listener: Listener) -> 
     found: list[FirstRead] = []
     unknown: list[str] = []
     for file in start:
-        node = _find(root, file.path)
+        node = find_node(root, os.fsencode(file.path))
         if node is not None and node.content is not None:
             found.append(FirstRead(node.content, file.parts))
         else:
@@ -65,13 +65,6 @@ def _first_reads(root: Node, start: Sequence[StartFile], listener: Listener) -> 
         shown = ", ".join(unknown[:3]) + (" ..." if len(unknown) > 3 else "")
         listener.note(f"{len(unknown)} of {len(start)} files of the recorded start are not in the image: {shown}")
     return found
-
-
-def _find(root: Node, path: str) -> Node | None:
-    node: Node | None = root
-    for name in path.split("/"):
-        node = node.children.get(os.fsencode(name)) if node else None
-    return node
 
 
 def _check_blocks(sources: Sequence[LayerSource], block_size: int) -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from xxhash import xxh3_128_digest
 
+from uenv_builder.images.squashfs.extents import join_extents
 from uenv_builder.images.squashfs.layout import STORED_BLOCK
 from uenv_builder.images.squashfs.tree import FileData, Piece, Source
 from uenv_builder.model.image import Layer
@@ -99,20 +100,13 @@ def _stored(units: tuple[Unit, ...], data: bytes) -> bytes:
     if not any(unit.raw or unit.zero for unit in units):
         return data
     view, start = memoryview(data), units[0].offset
-    return b"".join(view[offset - start : offset - start + length] for offset, length in _joined(units))
+    return b"".join(view[first - start : end - start] for first, end in _extents(units))
 
 
-def _joined(units: tuple[Unit, ...]) -> list[tuple[int, int]]:
-    """The (offset, length) of the pieces of `units`, those that touch made one."""
-    joined: list[tuple[int, int]] = []
-    for unit in units:
-        for offset, length in unit.pieces():
-            if joined and sum(joined[-1]) == offset:
-                joined[-1] = (joined[-1][0], joined[-1][1] + length)
-            else:
-                joined.append((offset, length))
-    return joined
+def _extents(units: tuple[Unit, ...]) -> list[tuple[int, int]]:
+    """Where the pieces of `units` are in the blob, those that touch made one."""
+    return join_extents((offset, offset + length) for unit in units for offset, length in unit.pieces())
 
 
 def _pieces(segment: Segment, blob: BinaryIO) -> list[Piece]:
-    return [Piece(blob, offset, length) for offset, length in _joined(segment.units)]
+    return [Piece(blob, first, end - first) for first, end in _extents(segment.units)]

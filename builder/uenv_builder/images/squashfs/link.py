@@ -9,7 +9,7 @@ from pathlib import Path
 from uenv_builder.images.squashfs.reader import SquashfsImage, open_squashfs
 from uenv_builder.images.squashfs.stacking import merge_trees
 from uenv_builder.images.squashfs.start_part import FirstRead
-from uenv_builder.images.squashfs.tree import FileData, Node, walk
+from uenv_builder.images.squashfs.tree import FileData, Node, find_node, walk
 from uenv_builder.images.squashfs.writer import WrittenImage, write_image
 from uenv_builder.model.errors import BuildError
 
@@ -49,9 +49,7 @@ def link_images(
 
 def _contents(root: Node, path: bytes) -> list[FileData]:
     """The contents of the file at `path`, or of all files below the directory there."""
-    node: Node | None = root
-    for name in path.split(b"/") if path else ():
-        node = node.children.get(name) if node else None
+    node = find_node(root, path)
     return [found.content for _, found in walk(node) if found.content] if node else []
 
 

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from uenv_builder.images.squashfs.extents import join_extents
 from uenv_builder.images.squashfs.layout import NO_FRAGMENT, SIZE_MASK
 from uenv_builder.images.squashfs.tree import FileData, Source
 
@@ -32,7 +33,7 @@ class _Moved:
     __slots__ = ("ends", "fragments", "places", "starts")
 
     def __init__(self, extents: list[tuple[int, int]]) -> None:
-        runs = _joined(extents)
+        runs = join_extents(sorted(extents), gap=-1)  # blocks of a file have to stay together
         self.starts = [start for start, _ in runs]
         self.ends = [end for _, end in runs]
         self.places = [-1] * len(runs)
@@ -131,16 +132,3 @@ def _extents(content: FileData) -> Iterator[tuple[int, int]]:
 def _fragment_extent(source: Source, index: int) -> tuple[int, int]:
     start, word = source.fragments[index]
     return start, start + (word & SIZE_MASK)
-
-
-def _joined(extents: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """`extents` in order, those that overlap made one: blocks of a file have to stay together."""
-    joined: list[tuple[int, int]] = []
-    last = 0
-    for start, end in sorted(extents):
-        if start >= last:
-            joined.append((start, end))
-        elif end > last:
-            joined[-1] = (joined[-1][0], end)
-        last = max(last, end)
-    return joined

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from uenv_builder.images.squashfs.extents import join_extents
 from uenv_builder.images.squashfs.layout import MAGIC, SIZE_MASK, SUPERBLOCK, Superblock
 from uenv_builder.images.squashfs.placement import Placement
 from uenv_builder.images.squashfs.tree import FileData
@@ -44,10 +45,10 @@ def start_extents(first: Iterable[FirstRead], placement: Placement, block_size: 
     """Where in the image the data of `first` is: (first byte, length) each, ascending, near ones made one."""
     pieces = sorted({piece for wanted in first for piece in _pieces(wanted, placement, block_size)})
     gap = _GAP
-    extents = _joined(pieces, gap)
+    extents = join_extents(pieces, gap)
     while len(extents) > _MAX_EXTENTS - 1:  # one is for the tables
         gap *= 2
-        extents = _joined(pieces, gap)
+        extents = join_extents(pieces, gap)
     return tuple((start, end - start) for start, end in extents)
 
 
@@ -104,13 +105,3 @@ def _pieces(wanted: FirstRead, placement: Placement, block_size: int) -> Iterato
 
 def _touches(parts: Parts, start: int, end: int) -> bool:
     return not parts or any(first < end and start < before for first, before in parts)
-
-
-def _joined(pieces: Sequence[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for start, end in pieces:
-        if joined and start <= joined[-1][1] + gap:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined

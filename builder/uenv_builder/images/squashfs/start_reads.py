@@ -6,6 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from uenv_builder.images.squashfs.extents import join_extents
 from uenv_builder.images.squashfs.layout import SIZE_MASK
 from uenv_builder.images.squashfs.reader import SquashfsImage
 from uenv_builder.images.squashfs.tree import FileData, walk
@@ -83,13 +84,5 @@ def _parts(read: Sequence[bool], size: int, block_size: int) -> Parts:
     """The bytes of a file of which the blocks `read` were read; none where that is all of it, or nothing."""
     if not any(read) or all(read):
         return ()
-    parts: list[tuple[int, int]] = []
-    for number, was_read in enumerate(read):
-        if not was_read:
-            continue
-        start, end = number * block_size, min((number + 1) * block_size, size)
-        if parts and parts[-1][1] == start:
-            parts[-1] = (parts[-1][0], end)
-        else:
-            parts.append((start, end))
-    return tuple(parts)
+    blocks = (number for number, was_read in enumerate(read) if was_read)
+    return tuple(join_extents((number * block_size, min((number + 1) * block_size, size)) for number in blocks))

@@ -129,6 +129,14 @@ class Node:
     device: int = 0
 
 
+def find_node(root: Node, path: bytes) -> Node | None:
+    """What is at `path`, relative to `root` (empty: `root` itself), links not followed; None where nothing is."""
+    node: Node | None = root
+    for name in path.split(b"/") if path else ():
+        node = node.children.get(name) if node else None
+    return node
+
+
 def walk(root: Node) -> Iterator[tuple[bytes, Node]]:
     """Every entry with its path, the root's is empty; directories first, names in order of their bytes."""
     stack = [(b"", root)]
