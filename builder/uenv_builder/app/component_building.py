@@ -24,6 +24,7 @@ from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedBuild, LockedComponent, LockedWheel
 from uenv_builder.model.plan import Step
+from uenv_builder.model.system import MACHINES
 from uenv_builder.sandboxes import SANDBOXES, Bind, Command, Sandbox
 from uenv_builder.system.events import Silent
 from uenv_builder.system.files import remove_tree, sha256_of, write_text
@@ -36,7 +37,6 @@ DEBUG_LAYER = "debug"
 """The folder in a component's result that has the layer of its debug symbols."""
 _TAIL_LINES = 30
 _LOG = "log"
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _LATEST = 2**32 - 1
 _BUILD_WHEELS = Installation(prefix="prefix", packages="packages", python="/usr/bin/python3")
 """Below the folder that BUILD_WHEELS is in."""
@@ -264,7 +264,7 @@ class _Build:
     def _sandbox(self) -> Sandbox:
         uarch = self.owner.inputs.uarch
         if self.planned.crossed_on:
-            return SANDBOXES["bwrap"](machine=_MACHINES[self.planned.crossed_on])
+            return SANDBOXES["bwrap"](machine=MACHINES[self.planned.crossed_on])
         return SANDBOXES["bwrap"](machine=uarch.machine, qemu_cpu=uarch.qemu_cpu)
 
 

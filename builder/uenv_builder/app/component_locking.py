@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 from uenv_builder.core.component_choice import ChosenComponent, locked_source
 from uenv_builder.model.lock import LockedBuild, LockedComponent, LockedDeb
-from uenv_builder.model.system import Uarch
+from uenv_builder.model.system import MACHINES, Uarch
 
 Resolve = Callable[[str, Sequence[str], Mapping[str, str]], tuple[LockedDeb, ...]]
 """The packages for an architecture and names, with all that they depend on; versions by name are kept if possible."""
 
-_MACHINES = ("amd64", "arm64")
 _GNU_NAMES = {"amd64": "x86-64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 """As in the names of Debian's cross compilers."""
 _TOOLS = (
@@ -36,7 +35,7 @@ def lock_build(
     Packages have the versions of `image`, then those of an `older` lock, where there still are such. Each component
     gets packages of its own, so that none finds by chance what another one asked for.
     """
-    others = [machine for machine in _MACHINES if machine != uarch.debian]
+    others = [machine for machine in MACHINES if machine != uarch.debian]
     shelf = _Shelf(resolve, {(deb.architecture, deb.name): deb for deb in (*older, *image)})
     native = shelf.names(uarch.debian, _NATIVE)
     crossing = any(component.recipe.cross for component in chosen)

@@ -11,11 +11,9 @@ from uenv_builder.core.component_choice import ChosenComponent
 from uenv_builder.core.component_planning import PlannedComponent
 from uenv_builder.model.errors import RecipeError, UenvError
 from uenv_builder.model.lock import Lock
-from uenv_builder.model.system import Uarch
+from uenv_builder.model.system import ARCHITECTURES, Uarch
 from uenv_builder.system.files import sha256_of
 from uenv_builder.system.templates import read_template
-
-_DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def plan_sources(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> tuple[PlannedComponent, ...]:
@@ -38,7 +36,7 @@ def plan_sources(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> tuple[Planne
 
 def _crossed_on(component: ChosenComponent, uarch: Uarch) -> str | None:
     machine = platform.machine()
-    return None if machine == uarch.machine or not component.recipe.cross else _DEBIAN.get(machine)
+    return None if machine == uarch.machine or not component.recipe.cross else ARCHITECTURES.get(machine)
 
 
 def _render(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from packaging.utils import canonicalize_name
 
@@ -12,13 +11,11 @@ from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.core.component_choice import ChosenComponent
 from uenv_builder.model.errors import IncompatibleError, RecipeError
 from uenv_builder.model.lock import LockedBuild, LockedComponent, LockedPython, LockedWheel
-from uenv_builder.model.system import Uarch
+from uenv_builder.model.system import MACHINES, Machine, Uarch
 
-Machine = Literal["aarch64", "x86_64"]
 Resolve = Callable[[Sequence[str], Machine], tuple[LockedWheel, ...]]
 """The wheels for requirements on a machine."""
 
-_MACHINES: dict[str, Machine] = {"amd64": "x86_64", "arm64": "aarch64"}
 _PIN = re.compile(r"\$\{\{\s*pins\.([a-z_]+)\s*\}\}")
 
 
@@ -33,7 +30,7 @@ def add_wheels(
         requirements = _requirements(loaded, chosen)
         found: dict[str, tuple[LockedWheel, ...]] = {}
         for debian in [uarch.debian, *locked.cross] if requirements else ():
-            request = (requirements, _MACHINES[debian])
+            request = (requirements, MACHINES[debian])
             if request not in answers:
                 answers[request] = resolve(*request)
             found[debian] = answers[request]

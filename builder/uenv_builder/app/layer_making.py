@@ -28,12 +28,11 @@ from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedDeb, LockedWheel
 from uenv_builder.model.plan import Step
+from uenv_builder.model.system import ARCHITECTURES
 from uenv_builder.system.download import Download
 from uenv_builder.system.files import sha256_of
 from uenv_builder.system.layer_blob import read_layer
 from uenv_builder.system.unpack import unpack_entries
-
-_BUILD_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def installation(python: str) -> Installation:
@@ -161,7 +160,7 @@ class LayerMaker:
 
     def _compiler_debs(self) -> Sequence[LockedDeb]:
         machine = platform.machine()
-        debs = self._inputs.lock.userland.compilers.get(_BUILD_MACHINES.get(machine, machine), ())
+        debs = self._inputs.lock.userland.compilers.get(ARCHITECTURES.get(machine, machine), ())
         if not debs:
             raise BuildError(
                 f"the lock holds no Python {self._python} for build machines of type {machine}",

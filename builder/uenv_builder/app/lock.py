@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from uenv_builder.app.checking import check_recipe
 from uenv_builder.app.component_locking import lock_build
-from uenv_builder.app.component_wheels import Machine, add_wheels, kept_wheels
+from uenv_builder.app.component_wheels import add_wheels, kept_wheels
 from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
@@ -34,13 +34,11 @@ from uenv_builder.model.lock import (
     LockedWheel,
 )
 from uenv_builder.model.recipe import DebianBase
-from uenv_builder.model.system import Uarch
+from uenv_builder.model.system import MACHINES, Machine, Uarch
 from uenv_builder.sources.apt import ResolvedUserland, UnknownPackagesError, UserlandRequest, resolve_userland
 from uenv_builder.sources.wheel import WheelRequest, read_accelerator, resolve_wheels
 from uenv_builder.system.abandoned import remove_abandoned, scratch_folder
 from uenv_builder.system.files import write_text
-
-_BUILD_MACHINES = ("amd64", "arm64")
 
 
 def require_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, locked: bool) -> Lock:
@@ -157,7 +155,7 @@ def _lock_userland(
     compilers: dict[str, tuple[LockedDeb, ...]] = {}
     if python and loaded.recipe.python.byte_compile:
         wanted = {deb.name: deb.version for deb in image.packages if "python" in deb.name}
-        for machine in _BUILD_MACHINES:
+        for machine in MACHINES:
             with session.listener.task(f"resolving Python {python} for {machine} build machines"):
                 request = _request(loaded, machine, [f"python{python}-minimal"])
                 found = _resolve_near(session, loaded, request, place, keep=wanted)

@@ -6,15 +6,13 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Literal
 
 from uenv_builder.layers.loader_cache import SharedLibrary, search_folders, soname_of, write_loader_cache
 from uenv_builder.layers.made_entries import make_file, make_link, with_parents
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import Layer
+from uenv_builder.model.system import Machine
 from uenv_builder.system.layer_blob import layer_members, read_files
-
-Machine = Literal["aarch64", "x86_64"]
 
 CUDA_FOLDER = "usr/local/cuda/lib64"
 _LOADER_CONF = "etc/ld.so.conf.d/00-uenv-cuda.conf"

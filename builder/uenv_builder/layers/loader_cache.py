@@ -12,7 +12,7 @@ import posixpath
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
@@ -20,8 +20,7 @@ from elftools.elf.elffile import ELFFile
 
 from uenv_builder.layers.safe_paths import merge_usr
 from uenv_builder.model.errors import BuildError
-
-Machine = Literal["aarch64", "x86_64"]
+from uenv_builder.model.system import Machine
 
 _MAGIC = b"glibc-ld.so.cache1.1"
 _LITTLE_ENDIAN = 2

@@ -7,6 +7,14 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+Machine = Literal["aarch64", "x86_64"]
+"""As `uname -m` prints it."""
+Architecture = Literal["arm64", "amd64"]
+"""As Debian and OCI images call it."""
+MACHINES: dict[str, Machine] = {"amd64": "x86_64", "arm64": "aarch64"}
+"""Those that there are, by their architecture."""
+ARCHITECTURES: dict[str, str] = {machine: architecture for architecture, machine in MACHINES.items()}
+"""By what `uname -m` prints; of other machines there is none."""
 NetworkMode = Literal["image", "hook-host", "hook-artifact", "none"]
 NETWORK_MODES: tuple[NetworkMode, ...] = get_args(NetworkMode)
 Text = Annotated[str, Field(min_length=3)]
@@ -23,10 +31,10 @@ class Uarch(_Frozen):
     """A node type as labels name it (`%gh200`), and its names in the worlds that the builder talks to."""
 
     name: str
-    machine: Literal["aarch64", "x86_64"]
+    machine: Machine
     """As `uname -m` prints it; also the ELF machine and the qemu-user suffix."""
-    debian: Literal["arm64", "amd64"]
-    oci: Literal["arm64", "amd64"]
+    debian: Architecture
+    oci: Architecture
     multiarch: str
     """Debian's multiarch tuple, the folder below /usr/lib."""
     cpu: str | None = None

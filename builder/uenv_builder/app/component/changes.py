@@ -12,13 +12,14 @@ from uenv_builder.core.requirement_chain import (
     read_wish,
 )
 from uenv_builder.core.rules.reading import HOOKED, OF_TORCH
-from uenv_builder.core.rules.stack_facts import Machine, TorchRelease, base_facts, find_release, torch_facts
+from uenv_builder.core.rules.stack_facts import TorchRelease, base_facts, find_release, torch_facts
 from uenv_builder.core.rules.subject import Component, Subject
 from uenv_builder.core.rules.tables import RUNTIME_RULES, SUBJECT_RULES
 from uenv_builder.core.rules.torch_build import find_torch, write_pins
 from uenv_builder.core.rules.verdicts import diagnose
 from uenv_builder.model.errors import Severity
 from uenv_builder.model.recipe import Pins, Recipe
+from uenv_builder.model.system import Machine
 
 _OF_NETWORK = frozenset({"aws_ofi_nccl", "libfabric", "libcxi", "gdrcopy", "openmpi"})
 _SHOWN = 3

@@ -11,8 +11,7 @@ from pydantic import AfterValidator, Field
 
 from uenv_builder.core.facts import Fact, FactFile, load_facts
 from uenv_builder.model.errors import Severity
-
-Machine = Literal["aarch64", "x86_64"]
+from uenv_builder.model.system import Machine
 
 
 def read_version(text: str | None) -> Version | None:
