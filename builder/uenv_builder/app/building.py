@@ -29,11 +29,10 @@ from uenv_builder.system.store_entries import SUMS, step_damage
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What a build came to; `report` is None where no checks were asked for, `built` names the steps that ran."""
+    """What a build came to; `report` is None where no checks were asked for, `steps` is the plan's number of steps."""
 
     image: BuiltImage
     report: Report | None
-    built: tuple[str, ...]
     steps: int
     seconds: Mapping[str, float] = field(default_factory=dict)
     """How long each step that ran took, by its name."""
@@ -47,9 +46,9 @@ class BuildResult:
         """For --json."""
         return {
             "folder": str(self.image.folder),
-            "built": list(self.built),
+            "built": list(self.seconds),
             "seconds": dict(self.seconds),
-            "reused": self.steps - len(self.built),
+            "reused": self.steps - len(self.seconds),
             "outcome": self.report.outcome if self.report else "untested",
             "manifest": self.image.manifest,
         }
@@ -60,7 +59,7 @@ class BuildResult:
         size = manifest["squashfs"]["size"] / 1e6
         lines = [
             f"{self.image.image}  {size:.1f} MB  sha256:{manifest['squashfs']['sha256']}",
-            f"{len(self.built)} of {self.steps} steps ran, the others lay in the store",
+            f"{len(self.seconds)} of {self.steps} steps ran, the others lay in the store",
             f"start it: {manifest['srun']}",
         ]
         return [*lines, *(summary_lines(self.report) if self.report else ["not tested (--no-test)"])]
@@ -84,7 +83,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
     if (image := _unchanged(session, prepared, folder)) is not None:
         _keep(session, prepared, folder)
         report = _check(session, image, reusable_report(folder)) if test else None
-        return BuildResult(image, report, (), len(prepared.plan.steps))
+        return BuildResult(image, report, len(prepared.plan.steps))
     seconds: dict[str, float] = {}
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
                     raise
                 image = _make(session, prepared, folder, seconds)
         report = _check(session, image, old_report) if test else None
-    return BuildResult(image, report, tuple(seconds), len(prepared.plan.steps), seconds)
+    return BuildResult(image, report, len(prepared.plan.steps), seconds)
 
 
 def _make(session: Session, prepared: Prepared, folder: Path, seconds: dict[str, float]) -> BuiltImage:
@@ -119,7 +118,7 @@ def _make(session: Session, prepared: Prepared, folder: Path, seconds: dict[str,
         seconds |= runner.seconds
     _keep(session, prepared, folder)
     with session.listener.task("writing the build's folder"):
-        return _write_folder(folder, prepared, folders, made=frozenset(runner.built))
+        return _write_folder(folder, prepared, folders, made=frozenset(runner.seconds))
 
 
 def _drop_damaged(session: Session, plan: Plan, error: LockError) -> bool:

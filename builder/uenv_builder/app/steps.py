@@ -42,17 +42,14 @@ class StepRunner:
     reference: str
     component_folders: Mapping[str, Path] = field(default_factory=dict)
     """Where each component's own files lie."""
-    built: list[str] = field(default_factory=list)
-    """The names of the steps that ran; the others lay in the store."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each of these took, by its name."""
+    """How long each step that ran took, by its name; the others lay in the store."""
 
     def __post_init__(self) -> None:
         self._components = ComponentBuilder(self.session, self.inputs, self.component_folders)
         self._layers = LayerMaker(self.session, self.inputs, self.sources)
         self._processors = threading.Semaphore(self.session.jobs)
         self._stopped = threading.Event()
-        self._steps: list[Step] = []
         self._sound: set[str] = set()  # digests of blobs that were read or written whole in this run
         self._read: dict[Path, Layer] = {}  # several steps are made from the same layers
         self._options = squashfs_options(self.inputs.recipe)
@@ -66,16 +63,19 @@ class StepRunner:
             return self._run()
 
     def _run(self) -> dict[str, Path]:
-        self._steps = self._needed_steps()
-        self._require_downloads()
+        steps = self._needed_steps()
+        missing = [step for step in steps if self.session.store.step_folder(step.id) is None]
+        sources = self._sources(missing)
+        self._require_downloads(missing, sources)
         folders: dict[str, Path] = {}
         # The largest first: nobody should wait for one large wheel that began last.
-        first = sorted((step for step in self._steps if not step.inputs), key=lambda step: -step.download_bytes)
+        first = sorted((step for step in steps if not step.inputs), key=lambda step: -step.download_bytes)
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
         try:
-            sources = pool.submit(self._fetch_sources)
+            # What cannot be had is known before anything is compiled.
+            fetching = pool.submit(fetch_sources, self.session, sources)
             running = {step.id: pool.submit(self._result, step, folders) for step in first}
-            sources.result()
+            fetching.result()
             folders |= {identity: future.result() for identity, future in running.items()}
         except BaseException:
             self._stopped.set()
@@ -83,7 +83,7 @@ class StepRunner:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        for step in self._steps:
+        for step in steps:
             if step.inputs:
                 folders[step.id] = self._result(step, folders)
         return folders
@@ -94,21 +94,14 @@ class StepRunner:
         inputs = {identity for step in missing for identity in step.inputs}
         return [step for step in self.plan.steps if step.kind != "build-packages" or step.id in inputs]
 
-    def _fetch_sources(self) -> None:
-        # What cannot be had is known before anything is compiled.
-        if sources := self._sources(step for step in self._steps if self.session.store.step_folder(step.id) is None):
-            fetch_sources(self.session, sources)
-
     def _sources(self, steps: Iterable[Step]) -> list[LockedSource]:
         names = {self._components.planned(step).chosen.name for step in steps if step.kind == "component"}
         components = self.inputs.lock.build.components if self.inputs.lock.build else ()
         return [pin for component in components if component.name in names for pin in component.sources]
 
-    def _require_downloads(self) -> None:
+    def _require_downloads(self, steps: Sequence[Step], sources: Sequence[LockedSource]) -> None:
         # What cannot be had is named as a whole, and before anything is made of the rest.
-        store = self.session.store
-        steps = [step for step in self._steps if store.step_folder(step.id) is None]
-        sources, wheels = self._sources(steps), self._components.wheels(steps)
+        store, wheels = self.session.store, self._components.wheels(steps)
         wanted = [*self._layers.downloads(steps), *self.session.archive_downloads(sources)]
         wanted += self.session.wheel_downloads(wheels)
         missing = {file.sha256 for file in wanted if not store.has_download(file.sha256, file.size)}
@@ -122,7 +115,6 @@ class StepRunner:
         def build(into: Path) -> Mapping[str, str]:
             begun = time.monotonic()
             hashed = self._build(step, into, [self._layer(folders[identity]) for identity in step.inputs])
-            self.built.append(step.name)
             self.seconds[step.name] = round(time.monotonic() - begun, 3)
             return hashed
 
