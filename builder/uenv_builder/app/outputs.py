@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uenv_builder.model.errors import UsageError
-from uenv_builder.system.files import link_or_copy
+from uenv_builder.model.errors import LockError, UsageError
+from uenv_builder.system.files import link_or_copy, sha256_of
 
 IMAGE = "image.squashfs"
 MANIFEST = "manifest.json"
@@ -69,3 +69,13 @@ def open_build(path: Path) -> BuiltImage:
     if not (folder / IMAGE).is_file():
         raise UsageError(f"{path}: is not a whole build: there is no {IMAGE}", hint="build again")
     return BuiltImage(folder, document)
+
+
+def open_sound_build(path: Path) -> BuiltImage:
+    """As `open_build`, after reading the image; raises LockError (hash-mismatch) when it is another one."""
+    build = open_build(path)
+    if sha256_of(build.image) != build.digest:
+        raise LockError(
+            f"{build.image}: is not the image of its {MANIFEST}", rule="hash-mismatch", hint="build it again"
+        )
+    return build

@@ -11,7 +11,7 @@ from pathlib import Path
 from uenv_builder.app.allreduce.engines import Engine, Place, choose_engine
 from uenv_builder.app.allreduce.programs import Program, Shape, place_programs, programs_of
 from uenv_builder.app.allreduce.running import Run, Subject, open_subject, run_program
-from uenv_builder.app.outputs import MANIFEST, REPORT, BuiltImage, open_build
+from uenv_builder.app.outputs import REPORT, open_sound_build
 from uenv_builder.app.session import Session
 from uenv_builder.checks import busbw_plot, report_files
 from uenv_builder.core.allreduce.comparison import CHECK, DEFAULT_TOLERANCE, busbw_of, compare_busbw
@@ -20,9 +20,8 @@ from uenv_builder.core.allreduce.nodes import NodeFault, NodeState, find_faults,
 from uenv_builder.core.allreduce.verdict import compare_with_known_good
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.launchers import Launcher, LocalLauncher, SlurmLauncher
-from uenv_builder.model.errors import LockError, UsageError
+from uenv_builder.model.errors import UsageError
 from uenv_builder.model.report import CheckResult, Level, Report
-from uenv_builder.system.files import sha256_of
 from uenv_builder.system.site_systems import read_site_systems
 
 DEFAULT_LIMIT = 600.0
@@ -56,8 +55,8 @@ def prove(session: Session, path: Path, request: LevelRequest) -> Proved:
     """Run the level's programs in the build at `path`, judge them, and write the report."""
     _check_request(request)
     site = read_site_systems(session.settings.systems)
-    subject = open_subject(_open_proved_build(path), site)
-    known_good = open_subject(_open_proved_build(request.known_good), site) if request.known_good else None
+    subject = open_subject(open_sound_build(path), site)
+    known_good = open_subject(open_sound_build(request.known_good), site) if request.known_good else None
     earlier = read_reports(request.compare) if request.compare else None
     started = datetime.now(tz=UTC)
     folder = request.report or subject.build.folder / "tests" / f"{request.level}-{started:%Y%m%dT%H%M%SZ}"
@@ -98,15 +97,6 @@ def _check_request(request: LevelRequest) -> None:
         raise UsageError(f"--level {request.level} needs at least {least} nodes, not {request.nodes}")
     if request.level == "gpu" and request.nodes > 1:
         raise UsageError("--level gpu is for one node", hint="use --level fabric for several")
-
-
-def _open_proved_build(path: Path) -> BuiltImage:
-    build = open_build(path)
-    if sha256_of(build.image) != build.digest:
-        raise LockError(
-            f"{build.image}: is not the image of its {MANIFEST}", rule="hash-mismatch", hint="build it again"
-        )
-    return build
 
 
 def _run_level(
