@@ -7,7 +7,6 @@ ours stands in for CUDA's. That is no test of NCCL, of GPU memory or of Slingsho
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from uenv_builder.checks.transport import judge_exchanges
 from uenv_builder.core.digest import Json
 from uenv_builder.core.nccl_network import FoundPlugin, predict_network
 from uenv_builder.model.report import CheckResult, Outcome
+from uenv_builder.system.abandoned import scratch_folder
 
 _SECONDS = 60
 _PATIENCE = 20
@@ -83,9 +83,9 @@ def run_network(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> list[CheckR
     checks = {"net-plugin": _check_plugin, "net-choice": _check_choice, "net-transport": _check_transport}
     checks["net-providers"] = _check_providers
     results = []
-    with tempfile.TemporaryDirectory(prefix="uenv-net-") as folder:
+    with scratch_folder("uenv-net-") as folder:
         asked = next((check for check in wanted if check.name == PLUGIN_CHECK), WantedCheck(name=PLUGIN_CHECK))
-        stack = _Stack(ctx, Path(folder), asked)
+        stack = _Stack(ctx, folder, asked)
         for check in wanted:
             started = time.monotonic()
             result = checks[check.name](stack, check)

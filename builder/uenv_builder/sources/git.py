@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from uenv_builder.model.errors import BuildError, LockError, NetworkError
+from uenv_builder.system.abandoned import scratch_folder
 from uenv_builder.system.events import Listener
 from uenv_builder.system.process import Completed, run
 from uenv_builder.system.urls import public
@@ -71,8 +71,8 @@ def write_bundle(repository: Path, commit: str, path: Path) -> None:
 
 def bundle_damage(path: Path, commit: str) -> str | None:
     """Why a bundle does not give the whole commit, None where it does."""
-    with tempfile.TemporaryDirectory(prefix="uenv-bundle-") as folder:
-        repository = Path(folder) / _REPOSITORY
+    with scratch_folder("uenv-bundle-") as folder:
+        repository = folder / _REPOSITORY
         _require(_git(None, "init", "--quiet", "--bare", str(repository)), commit)
         done = _fetch_near(path, repository, commit)
         if _has(repository, commit):
@@ -183,8 +183,8 @@ def _fetch_near(place: Path, repository: Path, commit: str) -> Completed:
 @contextmanager
 def _borrowed(repository: Path, commit: str) -> Iterator[Path]:
     """A repository for a moment with the objects of another, where the commit has no parents."""
-    with tempfile.TemporaryDirectory(prefix="uenv-bundle-") as folder:
-        place = Path(folder) / _REPOSITORY
+    with scratch_folder("uenv-bundle-") as folder:
+        place = folder / _REPOSITORY
         _require(_git(None, "init", "--quiet", "--bare", str(place)), commit)
         (place / "objects/info").mkdir(exist_ok=True)
         (place / "objects/info/alternates").write_text(f"{repository.absolute()}/objects\n", encoding="utf-8")

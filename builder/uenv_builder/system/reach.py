@@ -10,11 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 
 from uenv_builder.system.mirrors import local_folder
 from uenv_builder.system.threads import run_in_threads
-from uenv_builder.system.transfer import is_unreachable
+from uenv_builder.system.transfer import REQUEST_ERRORS, is_unreachable
 from uenv_builder.system.urls import public
 
 _LIMIT = 10.0
@@ -52,7 +51,7 @@ def find_unreachable(urls: Iterable[str]) -> set[str]:
 def _answers(server: str) -> bool:
     try:
         requests.head(server, timeout=_TIMEOUTS, allow_redirects=False).close()
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+    except (*REQUEST_ERRORS, ValueError) as error:
         return not is_unreachable(error)
     return True
 
@@ -108,5 +107,5 @@ def _has(session: requests.Session, url: str, size: int | None) -> bool:
         with session.head(url, timeout=_TIMEOUTS, allow_redirects=True, headers=headers) as answer:
             length = answer.headers.get("Content-Length")
             return answer.ok and (size is None or length in {None, str(size)})
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError):
+    except (*REQUEST_ERRORS, ValueError):
         return False

@@ -25,6 +25,8 @@ from uenv_builder.system.urls import is_local
 CHUNK = 1 << 16
 """Bytes that are read at once: as much is lost when a connection breaks, and waited for before a stop is noticed."""
 
+REQUEST_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+"""What asking a server, and reading its answer, raises."""
 _HASHED_AT_ONCE = 1 << 20
 _NO_CONNECTION = (
     urllib3.exceptions.NewConnectionError,
@@ -176,7 +178,7 @@ def _get(session: requests.Session, url: str, offset: int, timeouts: tuple[float
         raise GiveUpError(_reason(error)) from error
     except ValueError as error:  # no URL, in one of many ways; the messages quote it with its password
         raise GiveUpError(f"cannot be fetched from: no valid URL ({type(error).__name__})") from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except REQUEST_ERRORS as error:
         if isinstance(_root(error), ssl.SSLCertVerificationError):
             raise GiveUpError(f"{_reason(error)} (REQUESTS_CA_BUNDLE names other certificates)") from error
         kind = UnreachableError if is_unreachable(error) else TryAgainError
@@ -187,7 +189,7 @@ def _reader(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
     def read_some(size: int) -> bytes:
         try:
             return read(size)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except REQUEST_ERRORS as error:
             raise TryAgainError(_reason(error)) from error
 
     return read_some

@@ -23,7 +23,7 @@ from typing import TypedDict
 import torch  # type: ignore[import-not-found]
 import torch.distributed as dist  # type: ignore[import-not-found]
 from exact_sums import EXACT_INTEGERS, bandwidths, contribution, expected_sum, find_wrong, modulus  # type: ignore[import-not-found]
-from torch_program import DTYPES, Findings, Rank, ask_loaded_nccl, reduce_all_sizes  # type: ignore[import-not-found]
+from torch_program import DTYPES, Findings, Rank, ask_loaded_nccl, end_ranks, reduce_all_sizes  # type: ignore[import-not-found]
 
 CHUNK = 1 << 24
 """Elements that are computed and compared at once, so that a size as large as half of the memory can be."""
@@ -123,18 +123,9 @@ def run_node(request: Request, node: int) -> dict[str, object]:
         while any(worker.exitcode is None for worker in workers) and not any(worker.exitcode for worker in workers):
             time.sleep(0.05)
         # The others are told by NCCL or gloo that one is gone; they may not be.
-        deadline = time.monotonic() + 10
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-        late = [rank for rank, worker in enumerate(workers) if worker.exitcode is None]
-        for worker in workers:
-            worker.kill()
-            worker.join()
-        broken = {rank: worker.exitcode for rank, worker in enumerate(workers) if worker.exitcode and rank not in late}
-        files = [Path(folder) / f"rank{rank}.json" for rank in range(ranks)]
-        findings = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+        ended = end_ranks(workers, folder, 10)
     name = os.environ.get("UENV_NODE_NAME") or platform.node()
-    return {"node": name, "torch": torch.__version__, "late": late, "broken": broken, "findings": findings}
+    return {"node": name, "torch": torch.__version__, **ended}
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -127,17 +129,22 @@ def run_ranks(backend: str, ranks: int, request: dict[str, list[int]]) -> dict[s
         ]
         for worker in workers:
             worker.start()
-        deadline = time.monotonic() + request["seconds"][0]
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-        late = [rank for rank, worker in enumerate(workers) if worker.exitcode is None]
-        for worker in workers:
-            worker.kill()
-            worker.join()
-        broken = {rank: worker.exitcode for rank, worker in enumerate(workers) if worker.exitcode and rank not in late}
-        files = [Path(folder) / f"rank{rank}.json" for rank in range(ranks)]
-        findings = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    return {"ranks": ranks, "late": late, "broken": broken, "findings": findings}
+        return {"ranks": ranks, **end_ranks(workers, folder, request["seconds"][0])}
+
+
+def end_ranks(workers: Sequence[BaseProcess], folder: str, seconds: float) -> dict[str, object]:
+    """Wait so long for the ranks, end those that are late, and put together what the others left in `folder`."""
+    deadline = time.monotonic() + seconds
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    late = [rank for rank, worker in enumerate(workers) if worker.exitcode is None]
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    broken = {rank: worker.exitcode for rank, worker in enumerate(workers) if worker.exitcode and rank not in late}
+    files = [Path(folder) / f"rank{rank}.json" for rank in range(len(workers))]
+    findings = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return {"late": late, "broken": broken, "findings": findings}
 
 
 def main() -> None:
