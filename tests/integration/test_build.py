@@ -57,7 +57,7 @@ def report(folder: Path):
 def test_a_build_leaves_what_the_reference_lists(builds, uarch):
     names = {str(path.relative_to(builds[uarch])) for path in builds[uarch].rglob("*") if "blobs" not in path.parts}
     assert names == {
-        "image.squashfs", "oci", "oci/oci-layout", "oci/index.json", "edf", "edf/python-mpi.toml",
+        "plan.json", "image.squashfs", "oci", "oci/oci-layout", "oci/index.json", "edf", "edf/python-mpi.toml",
         "edf/python-mpi.sarus.toml", "sbatch.sh", "manifest.json", "report.json", "report.xml", "lock.yaml",
     }  # fmt: skip
 
@@ -106,6 +106,21 @@ def test_a_second_build_runs_nothing(recipe, builds, uenv):
     document = uenv.ok("build", recipe, "--uarch", "x86_64", "--locked", "--offline", "--json").document
     assert document["built"] == []
     assert document["manifest"]["squashfs"] == manifest(builds["x86_64"])["squashfs"]
+
+
+def test_plan_says_what_runs_and_why(recipe, builds, uenv):
+    target = ["--uarch", "x86_64", "--output", str(builds["x86_64"])]
+    assert uenv.ok("plan", recipe, *target).stdout.endswith("\n0 of 9 steps would run\n")
+    changed = uenv.folder / "changed"
+    shutil.copytree(recipe, changed)
+    with (changed / "recipe.yaml").open("a") as file:
+        file.write("env:\n  ADDED: here\n")
+    steps = {step["kind"]: step for step in uenv.ok("plan", str(changed), *target, "--json").document["steps"]}
+    assert {kind for kind, step in steps.items() if not step["stored"]} == {"finish", "squashfs", "oci"}
+    assert "generated.etc/environment: new: ADDED=here" in steps["finish"]["why"]
+    assert steps["squashfs"]["why"] == ["made from: environment and start scripts"]
+    assert "config.env.ADDED: new: here" in steps["oci"]["why"]
+    assert steps["wheel"]["why"] == []
 
 
 def test_an_empty_store_another_folder_and_one_job_give_the_same_bytes(recipe, builds, session_cache, tmp_path):

@@ -13,8 +13,8 @@ import pytest
 from made_build import make_build
 from uenv_builder.app.allreduce import levels
 from uenv_builder.app.allreduce.levels import LevelRequest, prove, read_reports
+from uenv_builder.app.reports import exit_code_of
 from uenv_builder.app.session import Session
-from uenv_builder.app.testing import exit_code_of
 from uenv_builder.checks import busbw_plot
 from uenv_builder.core.allreduce.comparison import busbw_name, compare_busbw
 from uenv_builder.core.allreduce.figures import load_figures

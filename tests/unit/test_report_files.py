@@ -1,17 +1,15 @@
-"""Reports as JSON, as JUnit XML and as a table."""
+"""Reports as JSON and as JUnit XML."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from rich.console import Console
 
-from uenv_builder.checks.report_files import junit_xml, read_report, report_table, write_report
 from uenv_builder.model.report import CheckResult, Report
+from uenv_builder.system.report_files import junit_xml, read_report, write_report
 
 RESULTS = (
     CheckResult(check="elf-machine", outcome="passed", seconds=1.25, measured={"elf_files": 3}, details=("a note",)),
@@ -71,21 +69,3 @@ def test_junit_is_valid_for_every_character() -> None:
     result = CheckResult(check="x", outcome="failed", reason=text, details=(text,))
     report = Report(image="", label=text, plan="", ran_on="", emulated=False, started="", results=(result,))
     ET.fromstring(junit_xml(report))
-
-
-def test_table_shows_reason_or_figures_and_what_is_optional() -> None:
-    out = io.StringIO()
-    Console(file=out, width=150).print(report_table(REPORT))
-    text = out.getvalue()
-    assert "elf_files 3" in text
-    assert "no GPU on this machine" in text
-    assert "skipped (optional)" in text
-    assert "pytorch/2.14@clariden%gh200: failed" in text
-
-
-def test_markup_in_a_reason_is_text() -> None:
-    out = io.StringIO()
-    result = CheckResult(check="x", outcome="failed", reason="[bold]not markup[/bold] [/]")
-    report = Report(image="", label="l", plan="", ran_on="", emulated=False, started="", results=(result,))
-    Console(file=out, width=120).print(report_table(report))
-    assert "[bold]not markup[/bold] [/]" in out.getvalue()

@@ -5,7 +5,8 @@ import re
 
 from rich.console import Console
 
-from uenv_builder.system.terminal import Bars, Lines, listener_for
+from uenv_builder.system.terminal import Lines, listener_for
+from uenv_builder.system.terminal_bars import Bars
 
 
 def test_lines_are_timed_and_name_what_was_done():
@@ -33,7 +34,7 @@ def test_lines_tell_rates_of_long_work(monkeypatch):
 def test_bars_show_sizes_only_where_they_are_known(monkeypatch):
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=160, color_system=None)
-    monkeypatch.setattr("uenv_builder.system.terminal.Console", lambda **_: console)
+    monkeypatch.setattr("uenv_builder.system.terminal_bars.Console", lambda **_: console)
     bars = Bars()
     with bars.task("resolving"), bars.task("fetching", 3_000_000) as task:
         task.advance(1_500_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from uenv_builder.app.component_files import CHECK_SCRIPT
 from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
 from uenv_builder.app.preparing import Prepared
 from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
+from uenv_builder.app.reports import exit_code_of, reusable_report, summary_lines
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import keep_build, keep_lock, references_of
-from uenv_builder.app.testing import exit_code_of, reusable_report, run_report, summary_lines, write_report
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
+from uenv_builder.core.plan_changes import plan_document, read_plan
 from uenv_builder.images.oci import read_oci_layout
 from uenv_builder.images.squashfs.start_part import read_extents
 from uenv_builder.model.errors import BuildError, LockError, UsageError
@@ -24,6 +25,7 @@ from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
 from uenv_builder.system.abandoned import remove_abandoned
 from uenv_builder.system.files import explained, link_or_copy, lock_file, replace_folder, write_json, write_text
+from uenv_builder.system.report_files import write_report
 from uenv_builder.system.store_entries import SUMS, step_damage
 
 
@@ -170,6 +172,7 @@ def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage
             and built.image.samefile(image / outputs.IMAGE)
             and built.image.stat().st_size == built.manifest["squashfs"]["size"]
             and (folder / "lock.yaml").read_text(encoding="utf-8") == dump_lock(prepared.lock)
+            and read_plan((folder / outputs.PLAN).read_text(encoding="utf-8")) == prepared.plan
             and _has_same_checks(prepared, folder)
             and all((folder / name).read_text(encoding="utf-8") == text for name, text in _texts(prepared, folder))
         )
@@ -199,6 +202,8 @@ def _check(session: Session, image: BuiltImage, old: Report | None) -> Report:
         session.listener.note(f"the image is the one that was tested at {old.started}; `uenv test` tests it again")
         report = old
     else:
+        from uenv_builder.app.testing import run_report  # nothing is run where nothing has changed
+
         report = run_report(session, image)
     write_report(report, image.folder)
     return report
@@ -221,6 +226,7 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path],
             (new / outputs.CHECKS).mkdir(exist_ok=True)
             write_text(new / outputs.CHECKS / f"{name}.sh", script.read_text(encoding="utf-8"))
         write_user_files(dict(_texts(prepared, folder)), new)
+        write_json(new / outputs.PLAN, plan_document(prepared.plan))
         write_json(new / outputs.MANIFEST, manifest)
     return open_build(folder)
 
@@ -272,7 +278,7 @@ def _manifest(prepared: Prepared, folder: Path) -> Document:
         "uarch": prepared.selection.uarch.name,
         "network": recipe.network,
         "plan": prepared.plan.id,
-        "steps": step_documents(prepared.plan),
+        "steps": _step_documents(prepared.plan),
         "config": {"env": config.env, "workdir": config.workdir, "entrypoint": config.entrypoint, "cmd": config.cmd},
         "labels": config.labels,
         "epoch": lock.epoch,
@@ -287,15 +293,5 @@ def _manifest(prepared: Prepared, folder: Path) -> Document:
     }
 
 
-def step_documents(plan: Plan) -> list[Document]:
-    """The steps as JSON has them."""
+def _step_documents(plan: Plan) -> list[Document]:
     return [{"name": step.name, "kind": step.kind, "id": step.id, "inputs": step.inputs} for step in plan.steps]
-
-
-def describe_plan(session: Session, prepared: Prepared) -> Document:
-    """The plan for --json: each step, and whether the store has its result."""
-    stored = {step.id: session.store.step_folder(step.id) is not None for step in prepared.plan.steps}
-    steps: Sequence[Document] = [
-        {**document, "stored": stored[str(document["id"])]} for document in step_documents(prepared.plan)
-    ]
-    return {"id": prepared.plan.id, "label": str(prepared.selection.label), "steps": steps}

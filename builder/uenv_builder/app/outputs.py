@@ -13,6 +13,7 @@ from uenv_builder.system.files import link_or_copy, sha256_of
 
 IMAGE = "image.squashfs"
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
 REPORT = "report.json"
 CHECKS = "checks"
 """The folder with the check.sh of each component that has one."""

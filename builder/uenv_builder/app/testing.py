@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,23 @@ from uenv_builder.app import outputs
 from uenv_builder.app.executing import sandbox_for
 from uenv_builder.app.outputs import BuiltImage, open_sound_build
 from uenv_builder.app.session import Session
-from uenv_builder.checks import CheckContext, WantedCheck, report_files
+from uenv_builder.checks import CheckContext, WantedCheck
 from uenv_builder.checks.run import complete_wanted, run_checks
-from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import parse_lock
 from uenv_builder.core.systems import SystemFiles, load_system, load_uarchs
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.model.system import System, Uarch
 from uenv_builder.sandboxes import OpenImage, Sandbox
+from uenv_builder.system import report_files
 from uenv_builder.system.site_systems import read_site_systems
-
-_DETAIL_LINES = 12
-"""Of a failed check's details, on a terminal: some programs end with a page of advice."""
-_EXIT_CODES = {"passed": 0, "failed": 7, "inconclusive": 8, "skipped": 8}
 
 
 def check_again(session: Session, path: Path) -> Report:
     """Check the build at `path` again and write its report; raises LockError when the image is not the one it says."""
     build = open_sound_build(path)
     report = run_report(session, build)
-    write_report(report, build.folder)
+    report_files.write_report(report, build.folder)
     return report
 
 
@@ -102,48 +96,3 @@ def wanted_checks(
         required = bool(parameters.pop("required", True))
         wanted.append(WantedCheck(name=name, parameters=parameters, required=required))
     return wanted
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """report.json and report.xml."""
-    report_files.write_report(report, folder)
-
-
-def reusable_report(folder: Path) -> Report | None:
-    """The report of the build that lies at `folder` now, if it passed; it may be kept for an image that is the same."""
-    path = folder / outputs.REPORT
-    if not path.is_file():
-        return None
-    try:
-        report = report_files.read_report(path)
-    except (ValueError, KeyError, TypeError):
-        return None
-    return report if report.outcome == "passed" else None
-
-
-def exit_code_of(report: Report) -> int:
-    """0 passed, 7 failed, 8 inconclusive."""
-    return _EXIT_CODES[report.outcome]
-
-
-def report_document(report: Report) -> Document:
-    """For --json."""
-    document: Document = json.loads(json.dumps(asdict(report)))
-    return {**document, "outcome": report.outcome}
-
-
-def summary_lines(report: Report) -> list[str]:
-    """One line a check, and the verdict."""
-    width = max((len(result.check) for result in report.results), default=0)
-    shown = [f"  {result.check:{width}}  {_verdict(result)}" for result in report.results]
-    where = f"on {report.ran_on}" + (", under qemu-user" if report.emulated else "")
-    return [*shown, f"{report.outcome} ({where})"]
-
-
-def _verdict(result: CheckResult) -> str:
-    measured: Sequence[str] = [f"{name} {value}" for name, value in result.measured.items()]
-    text = f"{result.outcome}  {result.seconds:.1f} s" if result.seconds else result.outcome
-    extra = f": {result.reason}" if result.reason else (f"  ({', '.join(measured)})" if measured else "")
-    lines = [line for detail in result.details for line in detail.splitlines()] if result.outcome == "failed" else []
-    more = ["... the rest stands in report.json"] if len(lines) > _DETAIL_LINES else []
-    return text + extra + "".join(f"\n      {line}" for line in [*lines[:_DETAIL_LINES], *more])

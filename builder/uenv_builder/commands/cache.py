@@ -14,7 +14,7 @@ from uenv_builder.commands.shared import DebugOption, JobsOption, JsonOption, pr
 from uenv_builder.core.digest import Document
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.store import Store
-from uenv_builder.system.terminal import close, listener_for
+from uenv_builder.system.terminal import listener_for
 
 app = typer.Typer(help="The store of downloads and layers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,7 +35,7 @@ def verify(*, jobs: JobsOption = None, as_json: JsonOption = False, debug: Debug
     try:
         document = storing.verify(_store(), listener, jobs=jobs or len(os.sched_getaffinity(0)))
     finally:
-        close(listener)
+        listener.close()
     _print(document, storing.damage_lines(document), as_json=as_json)
     return 5 if document["damaged"] else 0
 

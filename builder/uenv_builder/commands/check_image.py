@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from uenv_builder.app import testing
+from uenv_builder.app.reports import exit_code_of, report_document, summary_lines
 from uenv_builder.commands.run import Run
 from uenv_builder.commands.shared import DebugOption, ImageArgument, JsonOption, QuietOption, VerboseOption
 from uenv_builder.core.allreduce.comparison import DEFAULT_TOLERANCE
@@ -81,8 +82,8 @@ def check_image(
             _refuse({"--nodes": nodes, "--engine": engine, "--known-good": known_good, "--compare": compare})
             _refuse({"--report": report, "--allocate": allocate or None})
             found = testing.check_again(run.session, image)
-            run.show(testing.report_document(found), testing.summary_lines(found))
-            return testing.exit_code_of(found)
+            run.show(report_document(found), summary_lines(found))
+            return exit_code_of(found)
         from uenv_builder.app.allreduce import allocation, levels
 
         wanted: Level = "gloo" if level is LevelName.gloo else "gpu" if level is LevelName.gpu else "fabric"
@@ -94,9 +95,9 @@ def check_image(
         if allocate and allocation.is_needed():
             return allocation.run_again(run.session, image, request)
         proved = levels.prove(run.session, image, request)
-        document = {**testing.report_document(proved.report), "folder": str(proved.folder)}
-        run.show(document, [*testing.summary_lines(proved.report), f"report: {proved.folder}"])
-        return testing.exit_code_of(proved.report)
+        document = {**report_document(proved.report), "folder": str(proved.folder)}
+        run.show(document, [*summary_lines(proved.report), f"report: {proved.folder}"])
+        return exit_code_of(proved.report)
 
 
 def _refuse(given: dict[str, object]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Self
-
-from rich.console import Console
 
 from uenv_builder.app import checking
 from uenv_builder.app.lock_files import fresh_locks, require_fresh
@@ -19,7 +18,7 @@ from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.system import Uarch
 from uenv_builder.system.settings import load_settings
-from uenv_builder.system.terminal import close, listener_for
+from uenv_builder.system.terminal import listener_for
 
 
 class Run:
@@ -30,7 +29,6 @@ class Run:
         jobs: int | None = None, mirror: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
         self._quiet, self.verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
         self._mirror = tuple(mirror or ())
 
@@ -44,16 +42,15 @@ class Run:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        close(self._listener)
+        self._listener.close()
 
     def show(self, document: Document, lines: Sequence[str] = ()) -> None:
         """The result: the document with --json, else the lines."""
-        close(self._listener)
+        self._listener.close()
         if self.as_json:
             print_json(document)
         else:
-            for line in lines:
-                self.console.print(line, markup=False)
+            sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def prepare_target(

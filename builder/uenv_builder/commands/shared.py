@@ -13,7 +13,6 @@ from typing import Annotated, ParamSpec
 import typer
 
 from uenv_builder.core.digest import Document
-from uenv_builder.core.finding_formats import to_document
 from uenv_builder.model.errors import Diagnostic, UenvError
 
 _INTERRUPTED = 130
@@ -73,6 +72,8 @@ def verb(function: Callable[_Parameters, int | None]) -> Callable[_Parameters, N
 def complain(diagnostics: Sequence[Diagnostic], *, as_json: bool) -> None:
     """Say on stderr what was found, and with `as_json` as a document on stdout, too."""
     if as_json:
+        from uenv_builder.core.finding_formats import to_document
+
         print_json({"diagnostics": [to_document(finding) for finding in diagnostics]})
     for finding in diagnostics:
         sys.stderr.write(f"{finding}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 import yaml
 from pydantic import ValidationError
@@ -53,8 +54,12 @@ def dump_lock(lock: Lock) -> str:
     return _HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
 
 
+@lru_cache(maxsize=8)
 def parse_lock(text: str, file: str) -> Lock:
-    """The lock in `text`; raises LockError where it is not one (merge conflicts and hand edits among the causes)."""
+    """The lock in `text`; raises LockError where it is not one (merge conflicts and hand edits among the causes).
+
+    One that was read is remembered: checking, choosing and building each ask for the same text.
+    """
     hint = f"write it anew with `uenv lock`; if {file} came out of a merge, take either side first"
     try:
         document = yaml.load(text, Loader=_Loader)  # noqa: S506  (a safe loader)

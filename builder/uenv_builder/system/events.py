@@ -26,6 +26,9 @@ class Listener(Protocol):
     def aside(self) -> AbstractContextManager[None]:
         """A context in which the terminal belongs to somebody else."""
 
+    def close(self) -> None:
+        """The work is over: leave the screen as it was found. May be called again."""
+
 
 class _SilentTask:
     def advance(self, amount: int) -> None:
@@ -47,3 +50,6 @@ class Silent:
     def aside(self) -> Iterator[None]:
         """Nothing to leave off."""
         yield
+
+    def close(self) -> None:
+        """Nothing was shown."""

@@ -1,4 +1,4 @@
-"""Progress for people: bars with rates on a terminal, plain timed lines in a log. All of it goes to standard error."""
+"""Progress for people, on standard error: bars on a terminal, plain timed lines in a log."""
 
 from __future__ import annotations
 
@@ -9,89 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Task as RichTask
-
 from uenv_builder.system.events import Listener, Silent, Task
 
 _LINE_INTERVAL = 10.0
-
-
-class _ForKnownSizes(ProgressColumn):
-    """Another column, shown only for work whose size is known."""
-
-    def __init__(self, column: ProgressColumn) -> None:
-        super().__init__()
-        self._column = column
-
-    def render(self, task: RichTask) -> RenderableType:
-        """Nothing for work of unknown size."""
-        return "" if task.total is None else self._column.render(task)
-
-
-_SIZED = [_ForKnownSizes(column) for column in (BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn())]
-
-
-class _Bar:
-    def __init__(self, progress: Progress, number: TaskID) -> None:
-        self._progress, self._number = progress, number
-
-    def advance(self, amount: int) -> None:
-        """Move the bar."""
-        self._progress.advance(self._number, amount)
-
-
-class Bars:
-    """One moving line for each piece of work; a finished one leaves a line with its time."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), *_SIZED, TimeElapsedColumn(), console=self._console,
-            transient=True,
-        )  # fmt: skip
-        self._progress.start()
-
-    @contextmanager
-    def task(self, title: str, total: int | None = None) -> Iterator[Task]:
-        """A bar while the work goes on."""
-        number = self._progress.add_task(title, total=total)
-        begun = time.monotonic()
-        try:
-            yield _Bar(self._progress, number)
-        finally:
-            self._progress.remove_task(number)
-        seconds = time.monotonic() - begun
-        if seconds >= 0.5:
-            self._console.print(f"[green]done[/] {title} [dim]{_size(total)}{seconds:.1f} s[/]", highlight=False)
-
-    def note(self, text: str) -> None:
-        """A line above the bars."""
-        self._console.print(text, highlight=False, markup=False)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Take the bars off the screen, and put them back."""
-        self._progress.stop()
-        try:
-            yield
-        finally:
-            self._progress.start()
-
-    def close(self) -> None:
-        """Take the bars off the screen."""
-        self._progress.stop()
 
 
 class _Counter:
@@ -108,7 +28,7 @@ class _Counter:
         self._next = now + _LINE_INTERVAL
         share = f" {100 * self._done // self._total} %" if self._total else ""
         rate = self._done / (now - self._begun) / 1e6
-        self._lines.note(f"{self._title}:{share} {_size(self._done)}{rate:.1f} MB/s")
+        self._lines.note(f"{self._title}:{share} {size_text(self._done)}{rate:.1f} MB/s")
 
 
 class Lines:
@@ -127,7 +47,7 @@ class Lines:
             self.note(f"{title} ...")
         begun = time.monotonic()
         yield _Counter(self, title, total)
-        self.note(f"{title}: {_size(total)}{time.monotonic() - begun:.1f} s")
+        self.note(f"{title}: {size_text(total)}{time.monotonic() - begun:.1f} s")
 
     def note(self, text: str) -> None:
         """One timed line."""
@@ -144,7 +64,8 @@ class Lines:
         """Nothing to take back."""
 
 
-def _size(count: int | None) -> str:
+def size_text(count: int | None) -> str:
+    """Megabytes with the comma that follows them; nothing where the size is not known."""
     return "" if count is None else f"{count / 1e6:.1f} MB, "
 
 
@@ -152,10 +73,8 @@ def listener_for(*, quiet: bool, verbose: bool) -> Listener:
     """Bars on a terminal, timed lines elsewhere, nothing when `quiet`."""
     if quiet:
         return Silent()
-    return Bars() if sys.stderr.isatty() and not verbose else Lines(verbose=verbose)
+    if verbose or not sys.stderr.isatty():
+        return Lines(verbose=verbose)
+    from uenv_builder.system.terminal_bars import Bars  # what draws is of no use to a log, and slow to import
 
-
-def close(listener: Listener) -> None:
-    """Leave the screen as it was found."""
-    if isinstance(listener, Bars | Lines):
-        listener.close()
+    return Bars()

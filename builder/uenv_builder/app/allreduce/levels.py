@@ -13,7 +13,7 @@ from uenv_builder.app.allreduce.programs import Program, Shape, place_programs, 
 from uenv_builder.app.allreduce.running import Run, Subject, open_subject, run_program
 from uenv_builder.app.outputs import REPORT, open_sound_build
 from uenv_builder.app.session import Session
-from uenv_builder.checks import busbw_plot, report_files
+from uenv_builder.checks import busbw_plot
 from uenv_builder.core.allreduce.comparison import CHECK, DEFAULT_TOLERANCE, busbw_of, compare_busbw
 from uenv_builder.core.allreduce.figures import Figure, figures_of_shape, load_figures
 from uenv_builder.core.allreduce.nodes import NodeFault, NodeState, find_faults, read_states
@@ -22,6 +22,7 @@ from uenv_builder.core.systems import load_uarchs
 from uenv_builder.launchers import Launcher, LocalLauncher, SlurmLauncher
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.report import CheckResult, Level, Report
+from uenv_builder.system import report_files
 from uenv_builder.system.site_systems import read_site_systems
 
 DEFAULT_LIMIT = 600.0

@@ -1,23 +1,20 @@
-"""Reports as files and tables: JSON for programs, JUnit XML for CI systems, a table for people."""
+"""Reports as files: JSON for programs, JUnit XML for CI systems."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree as ET
-
-from rich.markup import escape
-from rich.table import Table
 
 from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.system.files import write_json, write_text
 
 # What XML 1.0 cannot hold, not even escaped (section 2.2).
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow", "inconclusive": "magenta"}
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -41,7 +38,7 @@ def read_report(path: Path) -> Report:
 
 def junit_xml(report: Report) -> str:
     """One test suite with a test case for each result: inconclusive is JUnit's error, figures are its properties."""
-    counts = {outcome: sum(r.outcome == outcome for r in report.results) for outcome in _STYLES}
+    counts = Counter(result.outcome for result in report.results)
     suite = ET.Element("testsuite", {
         "name": _clean(report.label), "tests": str(len(report.results)), "failures": str(counts["failed"]),
         "errors": str(counts["inconclusive"]), "skipped": str(counts["skipped"]),
@@ -55,21 +52,6 @@ def junit_xml(report: Report) -> str:
     root.append(suite)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def report_table(report: Report) -> Table:
-    """The results, one a line, with the reason or the figures."""
-    table = Table(title=f"{report.label}: {report.outcome}", title_justify="left")
-    for heading in ("check", "outcome", "seconds"):
-        table.add_column(heading, justify="right" if heading == "seconds" else "left", no_wrap=True)
-    table.add_column("reason or figures", overflow="fold")
-    for result in report.results:
-        figures = ", ".join(f"{name} {value}" for name, value in result.measured.items())
-        text = result.reason or figures
-        outcome = result.outcome if result.required else f"{result.outcome} (optional)"
-        style = _STYLES[result.outcome]
-        table.add_row(result.check, f"[{style}]{outcome}[/]", f"{result.seconds:.1f}", escape(text))
-    return table
 
 
 def _add_case(suite: ET.Element, result: CheckResult) -> None:
