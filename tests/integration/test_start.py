@@ -224,6 +224,9 @@ def test_exec_reads_ahead_by_itself(uenv, layer):
     uenv.ok("exec", "b", "--", "sh", "-c", "sleep 0.3 2>/dev/null; exit 0")
     assert cached_bytes(image) >= 64 * BLOCK
     assert extents[1][1] > 64 * BLOCK
+    drop_cached(image)
+    uenv.ok("exec", "--no-read-ahead", "b", "--", "sh", "-c", "sleep 0.3 2>/dev/null; exit 0")
+    assert cached_bytes(image) < 64 * BLOCK
 
 
 def test_read_ahead_as_users_run_it(uenv, layer):

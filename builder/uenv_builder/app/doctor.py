@@ -14,6 +14,7 @@ from uenv_builder.model.errors import UenvError
 from uenv_builder.sandboxes import SANDBOXES
 from uenv_builder.system.process import install_hint
 
+_FUSE = "/dev/fuse"
 _NEEDED = {
     "apt-get": ("lock", "resolves Debian packages"),
     "gpgv": ("lock", "verifies the mirrors' signatures"),
@@ -36,6 +37,7 @@ def examine(session: Session, machines: Sequence[str] = ()) -> list[Finding]:
     findings = [_program(name) for name in _NEEDED]
     findings.append(_mirrors(session))
     findings.append(_store(session))
+    findings.append(_fuse())
     wanted = machines or sorted({uarch.machine for uarch in load_uarchs().values()})
     for machine in wanted:
         for name, sandbox in SANDBOXES.items():
@@ -72,6 +74,14 @@ def _mirrors(session: Session) -> Finding:
         remedy = "apt-get install debian-archive-keyring, or set debian-keyring in the configuration"
         return Finding(subject, "lock", ok=False, detail=f"{mirrors.keyring} does not exist", remedy=remedy)
     return Finding(subject, "lock, build", ok=True, detail=f"{len(mirrors.roots)} of this machine's configuration")
+
+
+def _fuse() -> Finding:
+    # The sandboxes' own findings tell whether images can be run; this is only what recording takes beyond that.
+    ok = os.access(_FUSE, os.R_OK | os.W_OK)
+    detail = f"{_FUSE} can be opened" if ok else f"{_FUSE} is missing, or you may not read and write it"
+    remedy = "" if ok else "modprobe fuse, and let users read and write the device; or record as root"
+    return Finding("record starts", "exec --profile-start", ok, detail, remedy)
 
 
 def _store(session: Session) -> Finding:

@@ -40,12 +40,13 @@ def open_image(build: BuiltImage) -> OpenImage:
 
 def execute(
     path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool, variables: Sequence[str] = (),
-    profile: Path | None = None,
+    profile: Path | None = None, read_ahead: bool = True,
 ) -> int:  # fmt: skip
     """Run `argv` (default: the image's own command) in the image of the build at `path`; returns its exit code.
 
-    `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's. What the image knows of
-    its start is read ahead meanwhile. With `profile` nothing is, and what the command reads is recorded in that file.
+    `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's. With `read_ahead`, what
+    the image knows of its start is read meanwhile. With `profile` nothing is read ahead, and what the command reads is
+    recorded in that file.
     """
     build = open_build(path)
     config = build.manifest["config"]
@@ -62,7 +63,8 @@ def execute(
     sandbox = require_sandbox(build)
     if profile:
         return record_start(build, sandbox, command, profile)
-    begin_reading_ahead(build.image)
+    if read_ahead:
+        begin_reading_ahead(build.image)
     return sandbox.run(build.image, command).returncode
 
 

@@ -36,6 +36,9 @@ def execute(
             help="Start from a cold cache, and record in FILE what is read, in order.",
         ),
     ] = None,
+    no_read_ahead: Annotated[
+        bool, typer.Option("--no-read-ahead", help="Do not read the image's recorded start ahead, where it has one.")
+    ] = False,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> int:
     """Run a command inside an image, with the image's own environment and a throw-away writable layer."""
@@ -43,5 +46,6 @@ def execute(
     # Options end at IMAGE, so that the command's own reach it; the usual -- after it is only a mark.
     argv = words[1:] if words[:1] == ["--"] else words
     return executing.execute(
-        image, argv, binds=bind or [], network=network, variables=variable or [], profile=profile
+        image, argv, binds=bind or [], network=network, variables=variable or [], profile=profile,
+        read_ahead=not no_read_ahead,
     )  # fmt: skip
