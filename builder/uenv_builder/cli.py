@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from uenv_builder import __version__
 from uenv_builder.model.errors import UenvError
+from uenv_builder.system.up_to_date import find_answer
 
 # pydantic reads the metadata of all installed packages in search of plugins, which takes longer than most checks.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -106,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = next((word for word in given if not word.startswith("-")), None)
     if asked is not None and asked not in VERBS:
         pass_on(asked, given)
+    if arguments is None and given[:1] == ["build"] and (answer := find_answer(given)) is not None:
+        answer.tell()
+        return
     # Nearly all objects of a run live to its end: looking for cycles among them every 700 objects found nothing.
     gc.set_threshold(100_000, 50, 100)
     app(args=given, prog_name="uenv")

@@ -108,6 +108,67 @@ def test_a_second_build_runs_nothing(recipe, builds, uenv):
     assert document["manifest"]["squashfs"] == manifest(builds["x86_64"])["squashfs"]
 
 
+def is_answered(uenv, words):
+    """Whether the command would be answered from the record of an earlier one."""
+    code = "import sys, uenv_builder.system.up_to_date as u; print(u.find_answer(sys.argv[1:]) is not None)"
+    command = [sys.executable, "-c", code, *words]
+    asked = subprocess.run(
+        command, cwd=uenv.folder, env=uenv.environment(), capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return asked.stdout == "True\n"
+
+
+def age(*folders):
+    """Make all files look as if nobody had changed them just now."""
+    for file in (file for folder in folders for file in [folder, *folder.rglob("*")]):
+        os.utime(file, ns=(0, file.stat().st_mtime_ns - 10_000_000_000))
+
+
+def test_a_build_without_changes_is_told_from_stamps_until_something_changes(recipe, uenv):
+    own = uenv.folder / "shelf/own"
+    shutil.copytree(recipe, own / "1.0", ignore=shutil.ignore_patterns("aarch64.lock.yaml"))
+    text = (own / "1.0/recipe.yaml").read_text().replace("name: python-mpi", "name: own")
+    (own / "1.0/recipe.yaml").write_text(text.replace("  - system: generic-aarch64\n    uarch: aarch64\n", ""))
+    words = ["build", "shelf/own", "--no-test"]
+    output = uenv.folder / "build/own-1.0-x86_64"
+
+    def settle():
+        age(uenv.folder / "shelf", output)
+        shown = uenv.ok(*words)
+        assert "\n0 of 9 steps ran" in shown.stdout
+        assert is_answered(uenv, words)
+        assert uenv.ok(*words).stdout == shown.stdout
+
+    uenv.ok(*words)
+    assert not is_answered(uenv, words)
+    settle()
+    assert not is_answered(uenv, [*words, "--quiet"])
+    lock = own / "1.0/x86_64.lock.yaml"
+    later = lock.stat().st_mtime_ns + 1
+    changes = [
+        lambda: os.utime(lock, ns=(later, later)),
+        (own / "1.0/x86_64.start.txt").touch,
+        (own / "2.0").mkdir,
+        (output / "sbatch.sh").unlink,
+        lambda: (output / "edf/own.toml").write_text("x"),
+        (uenv.folder / "shelf/components").mkdir,
+    ]
+    undo = {1: (own / "1.0/x86_64.start.txt").unlink}
+    for number, change in enumerate(changes):
+        change()
+        assert not is_answered(uenv, words), number
+        undo.get(number, lambda: None)()
+        uenv.ok(*words)
+        settle()
+    plan = json.loads((output / "plan.json").read_text())
+    [image] = [step["id"] for step in plan["steps"] if step["kind"] == "squashfs"]
+    stored = uenv.cache / "steps" / image[:2] / image
+    stored.rename(stored.with_name("gone"))
+    assert not is_answered(uenv, words)
+    stored.with_name("gone").rename(stored)
+    assert is_answered(uenv, words)
+
+
 def test_plan_says_what_runs_and_why(recipe, builds, uenv):
     target = ["--uarch", "x86_64", "--output", str(builds["x86_64"])]
     assert uenv.ok("plan", recipe, *target).stdout.endswith("\n0 of 9 steps would run\n")

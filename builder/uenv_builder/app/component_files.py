@@ -37,7 +37,7 @@ def load_components(evaluated: EvaluatedRecipe, recipe_folders: Sequence[Path]) 
 
     Raises RecipeError with every finding at its place, in the recipe or in a component.yaml.
     """
-    shelf = _Shelf(_search_folders(recipe_folders))
+    shelf = _Shelf(search_folders(recipe_folders))
     choice = choose_components(evaluated, shelf.find)
     chosen = choice.chosen
     names = [component.name for component in chosen]
@@ -74,7 +74,8 @@ class _Shelf:
         return None
 
 
-def _search_folders(recipe_folders: Sequence[Path]) -> list[Path]:
+def search_folders(recipe_folders: Sequence[Path]) -> list[Path]:
+    """Where components are looked for by name, the first place first; few of these folders are there."""
     found = []
     for folder in recipe_folders:
         place = folder

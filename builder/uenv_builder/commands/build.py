@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from uenv_builder.app import building
+from uenv_builder.app.remembering import remember
 from uenv_builder.commands.run import Run, prepare_target
 from uenv_builder.commands.shared import (
     DebugOption,
@@ -24,6 +25,7 @@ from uenv_builder.commands.shared import (
     VerboseOption,
 )
 from uenv_builder.model.errors import UsageError
+from uenv_builder.system.up_to_date import Answer
 
 EPILOG = (
     "Examples: uenv build recipes/python-mpi/1.0; uenv build pytorch pytorch/2.14:v1@daint%gh200 --locked; "
@@ -62,4 +64,6 @@ def build(
         prepared = prepare_target(run, recipe, label, uarch=uarch, system=system, locked=locked)
         result = building.build(run.session, prepared, output=output, test=not no_test)
         run.show(result.document(), result.summary())
+        if not result.seconds and result.exit_code == 0:
+            remember(run.session, prepared, result.image.folder, recipe, Answer(run.shown, run.notes))
         return result.exit_code

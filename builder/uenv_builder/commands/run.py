@@ -12,11 +12,12 @@ from uenv_builder.app.preparing import Prepared, prepare
 from uenv_builder.app.recipes import LoadedRecipe, find_recipe, load_recipe
 from uenv_builder.app.selection import select
 from uenv_builder.app.session import Session
-from uenv_builder.commands.shared import print_json
+from uenv_builder.commands.shared import json_text
 from uenv_builder.core.digest import Document
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.system import Uarch
+from uenv_builder.system.events import Remembering
 from uenv_builder.system.settings import load_settings
 from uenv_builder.system.terminal import listener_for
 
@@ -31,9 +32,11 @@ class Run:
         self.as_json = as_json
         self._quiet, self.verbose, self._offline, self._jobs = quiet, verbose, offline, jobs
         self._mirror = tuple(mirror or ())
+        self.shown = ""
+        """What `show` wrote."""
 
     def __enter__(self) -> Self:
-        self._listener = listener_for(quiet=self._quiet, verbose=self.verbose)
+        self._listener = Remembering(listener_for(quiet=self._quiet, verbose=self.verbose))
         self.session = Session(
             settings=load_settings(), listener=self._listener, offline=self._offline, mirror=self._mirror
         )
@@ -44,13 +47,16 @@ class Run:
     def __exit__(self, *_exc: object) -> None:
         self._listener.close()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks that were shown."""
+        return () if self._quiet else tuple(self._listener.notes)
+
     def show(self, document: Document, lines: Sequence[str] = ()) -> None:
         """The result: the document with --json, else the lines."""
         self._listener.close()
-        if self.as_json:
-            print_json(document)
-        else:
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+        self.shown = json_text(document) if self.as_json else "".join(f"{line}\n" for line in lines)
+        sys.stdout.write(self.shown)
 
 
 def prepare_target(

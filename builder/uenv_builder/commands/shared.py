@@ -81,4 +81,9 @@ def complain(diagnostics: Sequence[Diagnostic], *, as_json: bool) -> None:
 
 def print_json(document: Document) -> None:
     """The one document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(json_text(document))
+
+
+def json_text(document: Document) -> str:
+    """A document as every verb writes it."""
+    return json.dumps(document, indent=2) + "\n"

@@ -30,6 +30,31 @@ class Listener(Protocol):
         """The work is over: leave the screen as it was found. May be called again."""
 
 
+class Remembering:
+    """Passes all on to another listener, and remembers the remarks."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.notes: list[str] = []
+
+    def task(self, title: str, total: int | None = None) -> AbstractContextManager[Task]:
+        """As the other one has it."""
+        return self._listener.task(title, total)
+
+    def note(self, text: str) -> None:
+        """Remember it, and pass it on."""
+        self.notes.append(text)
+        self._listener.note(text)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """As the other one has it."""
+        return self._listener.aside()
+
+    def close(self) -> None:
+        """Close the other one."""
+        self._listener.close()
+
+
 class _SilentTask:
     def advance(self, amount: int) -> None:
         """Say nothing."""

@@ -46,10 +46,8 @@ _KEYS = {entry.name.replace("_", "-"): entry for entry in fields(Settings) if no
 
 def load_settings() -> Settings:
     """The settings of this user on this machine; a key that is unknown or of the wrong type is a UsageError."""
-    user = platformdirs.user_config_path("uenv-builder") / "config.toml"
-    site = Path(os.environ.get("UENV_SITE_CONFIG", "/etc/uenv-builder/config.toml"))
     values: dict[str, str | tuple[str, ...]] = {}
-    found = [path for path in (user, site) if path.is_file()]
+    found = [path for path in settings_places() if path.is_file()]
     for path in reversed(found):
         values |= _read(path)
     settings = replace(Settings(**values), files=tuple(str(path) for path in found))  # type: ignore[arg-type]
@@ -58,6 +56,12 @@ def load_settings() -> Settings:
     if path_list := os.environ.get("UENV_SYSTEM_PATH"):
         settings = replace(settings, systems=tuple(path_list.split(os.pathsep)))
     return settings
+
+
+def settings_places() -> tuple[Path, Path]:
+    """Where the user's file and the site's would be; the user's counts more."""
+    user = platformdirs.user_config_path("uenv-builder") / "config.toml"
+    return user, Path(os.environ.get("UENV_SITE_CONFIG", "/etc/uenv-builder/config.toml"))
 
 
 def _read(path: Path) -> dict[str, str | tuple[str, ...]]:

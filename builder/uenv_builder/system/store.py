@@ -151,6 +151,10 @@ class Store:
         _touch(path)
         return path
 
+    def step_sums(self, step_id: str) -> Path:
+        """The file that makes a folder a step's result, where there is one; asking does not mark it as used."""
+        return self._step_path(step_id) / SUMS
+
     def sound_step(self, step_id: str) -> Path | None:
         """As `step_folder`, after reading all of the result: one that is damaged is dropped. Raises BuildError."""
         folder = self.step_folder(step_id)

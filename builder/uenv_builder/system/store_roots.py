@@ -88,6 +88,11 @@ def is_written(store: Path, root: Root) -> bool:
     return replace(written, user=root.user) == root and _look_at(root)[0] == "live"
 
 
+def root_file(store: Path, kind: RootKind, path: Path, *, plan: str = "") -> Path:
+    """Where the root of `path` lies in a store that has it."""
+    return _file_of(store, make_root(kind, path, References(), plan=plan, user=""))
+
+
 def _file_of(store: Path, root: Root) -> Path:
     identity = hashlib.sha256(repr((root.kind, root.host, root.path, root.plan)).encode()).hexdigest()
     return store / "roots" / f"{identity[:32]}.json"
