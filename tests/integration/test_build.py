@@ -10,16 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-import zstandard
 
 import compare_mounted_image
+from made_listings import listing_of_oci, listing_of_squashfs
 from uenv_command import ROOT, Uenv
 
 pytestmark = pytest.mark.network
@@ -196,48 +195,6 @@ def test_an_empty_store_another_folder_and_one_job_give_the_same_bytes(recipe, b
     assert document["manifest"]["squashfs"] == first["squashfs"]
     assert document["manifest"]["oci"] == first["oci"]
     assert document["manifest"]["plan"] == first["plan"]
-
-
-def listing_of_squashfs(image: Path, folder: Path) -> dict[str, tuple]:
-    subprocess.run(["unsquashfs", "-quiet", "-no-progress", "-d", folder, image], check=True, stdout=subprocess.DEVNULL)
-    found = {}
-    for path in folder.rglob("*"):
-        status, name = path.lstat(), str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = ("link", str(path.readlink()))
-        elif path.is_dir():
-            found[name] = ("dir", status.st_mode & 0o7777)
-        else:
-            found[name] = (
-                "file",
-                status.st_mode & 0o7777,
-                hashlib.sha256(path.read_bytes()).hexdigest(),
-                int(status.st_mtime),
-            )
-    return found
-
-
-def listing_of_oci(folder: Path) -> dict[str, tuple]:
-    index = json.loads((folder / "index.json").read_text())
-    blob = lambda digest: folder / "blobs/sha256" / digest.removeprefix("sha256:")  # noqa: E731
-    layers = json.loads(blob(index["manifests"][0]["digest"]).read_text())["layers"]
-    found = {}
-    for layer in layers:
-        with blob(layer["digest"]).open("rb") as packed:
-            stream = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in archive:
-                    name = member.name.rstrip("/")
-                    if member.issym():
-                        found[name] = ("link", member.linkname)
-                    elif member.isdir():
-                        found[name] = ("dir", member.mode)
-                    elif member.islnk():
-                        found[name] = found[member.linkname]
-                    else:
-                        digest = hashlib.sha256(archive.extractfile(member).read()).hexdigest()
-                        found[name] = ("file", member.mode, digest, int(member.mtime))
-    return found
 
 
 def test_both_images_hold_the_same(builds, tmp_path):

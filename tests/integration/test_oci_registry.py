@@ -17,6 +17,7 @@ import pytest
 import requests
 from faulty_server import Answer, FaultyServer, serving
 
+from uenv_builder.app.session import Session
 from uenv_builder.core.image_reference import RegistryAccess
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.layers.oci_layer import oci_layer_entries
@@ -27,6 +28,7 @@ from uenv_builder.sources.oci_base import LockedBase, fetch_base, resolve_base
 from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES, Registries
 from uenv_builder.system.events import Silent
 from uenv_builder.system.layer_blob import write_layer
+from uenv_builder.system.settings import Settings
 from uenv_builder.system.store import Store
 
 EPOCH = 1_700_000_000
@@ -70,10 +72,10 @@ def recorder():
 def connect(tmp_path, recorder):
     """Registries with a store of their own, and short patience."""
 
-    def make(*, offline=False, attempts=3, **access):
+    def make(*, offline=False, attempts=3, folders=(), **access):
         return Registries(
             RegistryAccess(**access), Store(tmp_path / "store"), recorder,
-            offline=offline, attempts=attempts, delay=0.001, timeouts=(5.0, 20.0),
+            offline=offline, attempts=attempts, delay=0.001, timeouts=(5.0, 20.0), mirrors=folders,
         )  # fmt: skip
 
     return make
@@ -587,18 +589,20 @@ def test_the_registry_is_asked_where_its_mirror_fails(server, layouts, layers, c
 def test_a_folder_with_artefacts_is_asked_first(server, layers, connect, tmp_path):
     base = resolve_base(server.image, "arm64", connect())
     for layer in layers:
-        place = tmp_path / "mirror" / layer.digest[:2] / layer.digest
+        place = tmp_path / "mirror/sha256" / layer.digest[:2] / layer.digest
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(layer.blob, place)
-    assert listing(base, fetch_base(base, connect(offline=True), folders=[tmp_path / "mirror"])) == LISTED
+    mirror = (tmp_path / "mirror").as_uri()
+    assert listing(base, fetch_base(base, connect(offline=True, folders=[mirror]))) == LISTED
     assert not [path for path, _ in server.asked if layers[0].digest in path]
 
 
-def test_a_damaged_layer_in_the_store_is_fetched_again(server, connect, recorder):
+def test_a_damaged_layer_in_the_store_is_fetched_again(server, connect, recorder, tmp_path):
     base = resolve_base(server.image, "arm64", connect())
     path = fetch_base(base, connect())[0]
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert listing(base, fetch_base(base, connect())) == LISTED
+    session = Session(settings=Settings(cache=str(tmp_path / "store")), listener=recorder)
+    assert listing(base, session.fetch_base(base)) == LISTED
     assert [note for note in recorder.notes if "was dropped" in note]
 
 

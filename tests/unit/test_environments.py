@@ -9,7 +9,10 @@ from uenv_builder.app.rendering import render_user_files
 from uenv_builder.app.selection import select
 from uenv_command import ROOT
 
-NAMES = sorted({path.parents[1].name for path in ROOT.glob("recipes/*/*/recipe.yaml")})
+UNLOCKED = {"ngc-pytorch"}
+"""Whoever uses it locks it: its base is named by a tag, in a registry that not every machine reaches."""
+RECIPES = [path for path in ROOT.glob("recipes/*/*/recipe.yaml") if path.parents[1].name not in UNLOCKED]
+NAMES = sorted({path.parents[1].name for path in RECIPES})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,7 +26,7 @@ def test_the_kept_files_are_current(name):
 
 
 def test_every_recipe_has_a_fresh_lock_for_each_of_its_node_types():
-    for path in ROOT.glob("recipes/*/*/recipe.yaml"):
+    for path in RECIPES:
         loaded = load_recipe(path)
         for target in loaded.recipe.targets:
             lock = require_fresh(loaded, select(loaded, uarch=target.uarch, system=target.system).uarch)

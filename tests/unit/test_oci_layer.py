@@ -10,9 +10,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uenv_builder.core.base_leaks import find_leaks
 from uenv_builder.layers.oci_layer import Removal, oci_layer_entries
 from uenv_builder.model.errors import BuildError, LockError
-from uenv_builder.sources.oci_base import find_leaks
 from uenv_builder.system.layer_blob import layer_members, write_layer
 
 TAR = "application/vnd.oci.image.layer.v1.tar"

@@ -752,6 +752,9 @@ def test_the_recipes_of_this_repository_pass(path, locked):
         if target.system in {"daint", "clariden"}:
             system = system.model_copy(update={"driver": "590.48.01"})
         file = loaded.lock_path(target.uarch)
+        if locked and not file.exists():
+            pytest.skip("it has no lock")
         lock = parse_lock(file.read_text(encoding="utf-8"), str(file)) if locked else None
         found = find(Subject(loaded.recipe, system, load_uarchs()[target.uarch], lock))
-        assert [entry for entry in found if entry[2] != "note"] == []
+        accepted = [entry for entry in found if entry[2] == "warning" and entry[0] in loaded.recipe.accept]
+        assert [entry for entry in found if entry[2] != "note" and entry not in accepted] == []

@@ -288,7 +288,7 @@ def _manifest(prepared: Prepared, folder: Path) -> Document:
         "checks": recipe.checks,
         "views": {name: view.model_dump(mode="json") for name, view in recipe.views.items()},
         "accelerator": lock.accelerator.model_dump(mode="json") if lock.accelerator else None,
-        "packages": [[deb.name, deb.version] for deb in lock.userland.packages],
+        "packages": [[name, version] for name, version in lock.packages.items()],
         "wheels": [[wheel.name, wheel.version] for wheel in (lock.python.wheels if lock.python else ())],
         "components": [
             [component.name, component.version] for component in (lock.build.components if lock.build else ())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from uenv_builder.app.base_steps import base_layer_downloads, base_layer_entries, view_base
 from uenv_builder.app.component_building import DEBUG_LAYER
 from uenv_builder.app.session import Session
 from uenv_builder.core.component_toolchain import FOLDER, SYSROOT
@@ -26,7 +27,7 @@ from uenv_builder.layers.wheel import Installation, wheel_entries
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError, LockError
 from uenv_builder.model.image import Layer
-from uenv_builder.model.lock import LockedDeb, LockedWheel
+from uenv_builder.model.lock import LockedContents, LockedDeb, LockedWheel
 from uenv_builder.model.plan import Step
 from uenv_builder.model.system import ARCHITECTURES
 from uenv_builder.system.download import Download
@@ -42,6 +43,16 @@ def installation(python: str) -> Installation:
     )
 
 
+def base_installation(base: LockedContents) -> Installation:
+    """Where wheels go on a base image: where its own Python looks for packages that are added to it."""
+    python = base.python
+    if python is None:
+        raise LockError("the locked base has no Python", rule="lock-stale", hint="write it anew with `uenv lock`")
+    return Installation(
+        prefix=python.prefix.strip("/"), packages=python.packages.strip("/"), python=python.executable
+    )  # fmt: skip
+
+
 class LayerMaker:
     """Makes the entries of a plan's layers; `sources` says where an added file is read from, by path in the image."""
 
@@ -53,6 +64,7 @@ class LayerMaker:
         self._compiler: ByteCompiler | None = None
         self._kinds: dict[str, Callable[[Step, Sequence[Layer]], Iterator[Entry]]] = {
             "userland": self._userland,
+            "base-layer": self._base_layer,
             "bytecode": self._bytecode,
             "wheel": self._wheel,
             "build-packages": self._build_packages,
@@ -71,20 +83,25 @@ class LayerMaker:
         found = []
         for step in steps:
             if step.kind == "userland":
-                found += self._session.deb_downloads(self._inputs.lock.userland.packages)
+                found += self._session.deb_downloads(self._inputs.lock.debs)
+            elif step.kind == "base-layer":
+                found += base_layer_downloads(self._session, self._inputs.lock, step)
             elif step.kind == "wheel":
                 found += self._session.wheel_downloads([self._locked_wheel(step)])
             elif step.kind == "build-packages":
                 found += self._session.deb_downloads(self._packages(step))
-        compiles = self._inputs.recipe.python.byte_compile and any(step.kind in {"bytecode", "wheel"} for step in steps)
+        compiles = self._inputs.byte_compile and any(step.kind in {"bytecode", "wheel"} for step in steps)
         if compiles and self._session.store.step_folder(self._interpreter_id(self._compiler_debs())) is None:
             found += self._session.deb_downloads(self._compiler_debs())
         return found
 
     def _userland(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         lock = self._inputs.lock
-        debs = self._fetch(lock.userland.packages)
+        debs = self._fetch(lock.debs)
         return userland_entries(debs, epoch=lock.epoch, uarch=self._inputs.uarch)
+
+    def _base_layer(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
+        return base_layer_entries(self._session, self._inputs.lock, step)
 
     def _build_packages(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         debs = self._fetch(self._packages(step))
@@ -110,8 +127,8 @@ class LayerMaker:
     def _wheel(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         wheel = self._locked_wheel(step)
         path = self._session.fetch(self._session.wheel_downloads([wheel]))[wheel.sha256]
-        compiler = self._byte_compiler() if self._inputs.recipe.python.byte_compile else None
-        return wheel_entries(path, installation(self._python), name=wheel.file, compiler=compiler)
+        compiler = self._byte_compiler() if self._inputs.byte_compile else None
+        return wheel_entries(path, self._installation, name=wheel.file, compiler=compiler)
 
     def _locked_wheel(self, step: Step) -> LockedWheel:
         python = self._inputs.lock.python
@@ -135,11 +152,19 @@ class LayerMaker:
                 )
 
     def _loader(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
-        return loader_entries(below, machine=self._inputs.uarch.machine, epoch=self._inputs.lock.epoch)
+        base = view_base(below) if self._inputs.lock.base else None
+        return loader_entries(
+            below, machine=self._inputs.uarch.machine, epoch=self._inputs.lock.epoch, base=base
+        )  # fmt: skip
 
     def _finish(self, step: Step, below: Sequence[Layer]) -> Iterator[Entry]:  # noqa: ARG002
         inputs = self._inputs
         return finish_entries(inputs.generated, workdir=inputs.config.workdir, epoch=inputs.lock.epoch)
+
+    @property
+    def _installation(self) -> Installation:
+        base = self._inputs.lock.base
+        return base_installation(base.contents) if base else installation(self._python)
 
     @property
     def _python(self) -> str:
@@ -160,7 +185,7 @@ class LayerMaker:
 
     def _compiler_debs(self) -> Sequence[LockedDeb]:
         machine = platform.machine()
-        debs = self._inputs.lock.userland.compilers.get(ARCHITECTURES.get(machine, machine), ())
+        debs = self._inputs.lock.compilers.get(ARCHITECTURES.get(machine, machine), ())
         if not debs:
             raise BuildError(
                 f"the lock holds no Python {self._python} for build machines of type {machine}",

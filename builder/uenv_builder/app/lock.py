@@ -6,15 +6,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
+from uenv_builder.app.base_locking import (
+    base_accelerator,
+    base_glibc,
+    lock_base,
+    require_buildable,
+    require_no_second,
+)
 from uenv_builder.app.checking import check_recipe
 from uenv_builder.app.component_locking import lock_build
 from uenv_builder.app.component_wheels import add_wheels, kept_wheels
 from uenv_builder.app.lock_files import read_lock, require_fresh
+from uenv_builder.app.python_locking import deb_glibc, lock_python
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import keep_lock
@@ -25,6 +31,7 @@ from uenv_builder.model.errors import Diagnostic, IncompatibleError, LockError, 
 from uenv_builder.model.lock import (
     Lock,
     LockedAccelerator,
+    LockedBase,
     LockedBuild,
     LockedDeb,
     LockedPython,
@@ -33,7 +40,7 @@ from uenv_builder.model.lock import (
     LockedUserland,
     LockedWheel,
 )
-from uenv_builder.model.recipe import DebianBase
+from uenv_builder.model.recipe import DebianBase, OciBase
 from uenv_builder.model.system import MACHINES, Machine, Uarch
 from uenv_builder.sources.apt import ResolvedUserland, UnknownPackagesError, UserlandRequest, resolve_userland
 from uenv_builder.sources.wheel import WheelRequest, read_accelerator, resolve_wheels
@@ -55,14 +62,15 @@ def require_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, locked
 def describe(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> Document:
     """What a lock came to, in numbers."""
     wheels = lock.python.wheels if lock.python else ()
+    sizes = [layer.size for layer in (lock.base.layers if lock.base else ())]
+    sizes += [*(deb.size for deb in lock.debs), *(wheel.size for wheel in wheels)]
     accelerator = lock.accelerator
     return {
         "lock": str(loaded.lock_path(uarch.name)),
-        "packages": len(lock.userland.packages),
+        **({"base": lock.base.reference, "layers": len(lock.base.layers)} if lock.base else {}),
+        "packages": len(lock.debs),
         "wheels": len(wheels),
-        "megabytes": round(
-            (sum(deb.size for deb in lock.userland.packages) + sum(wheel.size for wheel in wheels)) / 1e6, 1
-        ),
+        "megabytes": round(sum(sizes) / 1e6, 1),
         "accelerator": accelerator.model_dump(mode="json") if accelerator else None,
     }
 
@@ -96,21 +104,13 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     """The lock of the recipe for `uarch`; raises IncompatibleError with every reason why there is none."""
     if session.offline:
         raise UsageError("locking asks the mirrors and the index, and --offline forbids it")
-    _debian(loaded)
     if loaded.components.unavailable:
         raise IncompatibleError.collect(loaded.components.unavailable)
     older = None if upgrade.everything else _usable_lock(loaded, uarch)
     if upgrade.names and older:
         _require_known(upgrade.names, older)
-    with scratch_folder("uenv-lock-") as place:
-        userland = _lock_userland(session, loaded, uarch, older=older, upgrade=upgrade, place=place)
-        build = _lock_build(session, loaded, uarch, image=userland.packages, older=older, upgrade=upgrade, place=place)
-    python = _lock_python(session, loaded, uarch, debs=userland.packages, older=older, upgrade=upgrade)
-    if build:
-        build = _lock_build_wheels(session, loaded, uarch, build, image=(userland, python), older=older)
-    accelerator = read_accelerator(python.wheels, index=session.index) if python else None
-    _require_cuda(loaded, accelerator)
-    newest = max(datetime.fromisoformat(release.date) for release in userland.releases)
+    parts = _lock_parts(session, loaded, uarch, older=older, upgrade=upgrade)
+    _require_cuda(loaded, parts.accelerator)
     return Lock.model_validate(
         {
             "lock-format": 1,
@@ -120,13 +120,58 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
                 digest=recipe_digest(loaded.recipe, uarch, loaded.components.chosen),
             ),
             "target": LockedTarget(uarch=uarch.name, debian=uarch.debian),
-            "epoch": int(newest.timestamp()),
-            "userland": userland,
-            "python": python,
-            "accelerator": accelerator,
-            "build": build,
+            "epoch": parts.epoch,
+            "userland": parts.userland,
+            "base": parts.base,
+            "python": parts.python,
+            "accelerator": parts.accelerator,
+            "build": parts.build,
         }
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What was resolved; the fields are those of Lock."""
+
+    epoch: int
+    userland: LockedUserland | None = None
+    base: LockedBase | None = None
+    python: LockedPython | None
+    accelerator: LockedAccelerator | None
+    build: LockedBuild | None = None
+
+
+def _lock_parts(
+    session: Session, loaded: LoadedRecipe, uarch: Uarch, *, older: Lock | None, upgrade: Upgrade
+) -> _Parts:
+    if loaded.recipe.base.oci is not None:
+        return _lock_on_base(session, loaded, loaded.recipe.base.oci, uarch, older=older, upgrade=upgrade)
+    with scratch_folder("uenv-lock-") as place:
+        userland = _lock_userland(session, loaded, uarch, older=older, upgrade=upgrade, place=place)
+        build = _lock_build(session, loaded, uarch, image=userland.packages, older=older, upgrade=upgrade, place=place)
+    glibc = partial(deb_glibc, userland.packages)
+    python = lock_python(session, loaded, uarch, glibc=glibc, older=older, upgrade=upgrade.names)
+    if build:
+        build = _lock_build_wheels(session, loaded, uarch, build, image=(userland, python), older=older)
+    newest = max(datetime.fromisoformat(release.date) for release in userland.releases)
+    accelerator = read_accelerator(python.wheels, index=session.index) if python else None
+    return _Parts(
+        epoch=int(newest.timestamp()), userland=userland, python=python, accelerator=accelerator, build=build
+    )  # fmt: skip
+
+
+def _lock_on_base(
+    session: Session, loaded: LoadedRecipe, oci: OciBase, uarch: Uarch, *, older: Lock | None, upgrade: Upgrade
+) -> _Parts:
+    require_buildable(loaded)
+    base = lock_base(session, loaded, oci, uarch, older)
+    glibc = partial(base_glibc, loaded, base)
+    python = lock_python(session, loaded, uarch, glibc=glibc, older=older, upgrade=upgrade.names, base=base)
+    wheels = python.wheels if python else ()
+    require_no_second(loaded, base, wheels)
+    accelerator = read_accelerator(wheels, index=session.index) or base_accelerator(base)
+    return _Parts(epoch=base.created, base=base, python=python, accelerator=accelerator)
 
 
 def _usable_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
@@ -137,7 +182,7 @@ def _usable_lock(loaded: LoadedRecipe, uarch: Uarch) -> Lock | None:
 
 
 def _require_known(names: Iterable[str], older: Lock) -> None:
-    known = {deb.name for deb in older.userland.packages}
+    known = {deb.name for deb in older.debs}
     known |= {wheel.name for wheel in older.python.wheels} if older.python else set()
     if missing := sorted(set(names) - known):
         raise UsageError(f"--upgrade: the lock holds no package {', '.join(missing)}")
@@ -148,7 +193,7 @@ def _lock_userland(
 ) -> LockedUserland:
     python = loaded.recipe.pins.python
     with session.listener.task(f"resolving Debian packages for {uarch.debian}"):
-        keep = _versions(older.userland.packages, upgrade) if older else None
+        keep = _versions(older.debs, upgrade) if older and older.userland else None
         image = _resolve(session, loaded, _image_request(loaded, uarch.debian), place, keep=keep)
     if python:
         _require_python(loaded, python, image.packages)
@@ -204,7 +249,7 @@ def _lock_build_wheels(
         own = tuple(f"{wheel.name}=={wheel.version}" for wheel in (python.wheels if python else ()))
         request = WheelRequest(
             requirements=tuple(requirements), python=loaded.recipe.pins.python or "3.13", machine=machine,
-            glibc=_glibc(userland.packages), constraints=own,
+            glibc=deb_glibc(userland.packages), constraints=own,
         )  # fmt: skip
         with session.listener.task(f"resolving wheels that components are compiled with, for {machine}"):
             return resolve_wheels(request, session.index, listener=session.listener, keep=keep).wheels
@@ -213,12 +258,9 @@ def _lock_build_wheels(
 
 
 def _debian(loaded: LoadedRecipe) -> DebianBase:
-    if loaded.recipe.base.debian is None:
-        raise IncompatibleError(
-            "this release checks a recipe on an OCI base, but resolves and builds Debian bases only", rule="base-oci",
-            position=loaded.evaluated.tree.position(("base", "oci")), hint="name `base: {debian: ...}`",
-        )  # fmt: skip
-    return loaded.recipe.base.debian
+    debian = loaded.recipe.base.debian
+    assert debian is not None, "only asked for where the base is Debian's"
+    return debian
 
 
 def _request(loaded: LoadedRecipe, architecture: str, packages: Sequence[str]) -> UserlandRequest:
@@ -294,80 +336,6 @@ def _require_python(loaded: LoadedRecipe, python: str, packages: Sequence[Locked
         f"Python {python} is pinned, but no package of the userland brings it",
         rule="python-pin", position=position, hint="add python3 to base.debian.packages",
     )  # fmt: skip
-
-
-def _lock_python(
-    session: Session,
-    loaded: LoadedRecipe,
-    uarch: Uarch,
-    *,
-    debs: Sequence[LockedDeb],
-    older: Lock | None,
-    upgrade: Upgrade,
-) -> LockedPython | None:
-    recipe = loaded.recipe
-    if not recipe.pins.python:
-        if recipe.python.requirements or recipe.pins.pytorch:
-            raise RecipeError(
-                "Python packages are asked for, but no Python is pinned", rule="python-pin",
-                position=loaded.evaluated.tree.position(("python",)), hint='add `pins: {python: "3.13"}`',
-            )  # fmt: skip
-        return None
-    torch = (f"torch=={recipe.pins.pytorch}",) if recipe.pins.pytorch else ()
-    requirements = (*torch, *recipe.python.requirements)
-    request = WheelRequest(
-        requirements=requirements, python=recipe.pins.python, machine=uarch.machine, glibc=_glibc(debs),
-        constraints=tuple(recipe.python.constraints),
-    )  # fmt: skip
-    keep = None
-    if older and older.python and older.python.version == recipe.pins.python:
-        keep = {wheel.name: wheel.version for wheel in older.python.wheels if wheel.name not in upgrade.names}
-    if not requirements:
-        return LockedPython(version=recipe.pins.python, platform="", wheels=())
-    with session.listener.task(f"resolving Python packages for {uarch.machine}"):
-        try:
-            found = resolve_wheels(
-                request, session.index, listener=session.listener, keep=keep, upgrade=upgrade.names
-            )  # fmt: skip
-        except IncompatibleError as error:
-            raise IncompatibleError.collect(_at_requirements(loaded, error)) from error
-    return LockedPython(version=recipe.pins.python, platform=found.platform, wheels=found.wheels)
-
-
-def _glibc(debs: Sequence[LockedDeb]) -> tuple[int, int]:
-    version = next((deb.version for deb in debs if deb.name == "libc6"), None)
-    match = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version or "")
-    if not match:
-        raise IncompatibleError("the userland has no glibc (package libc6), and wheels need one", rule="no-glibc")
-    return int(match[1]), int(match[2])
-
-
-def _at_requirements(loaded: LoadedRecipe, error: IncompatibleError) -> list[Diagnostic]:
-    """The findings of the resolver, each at the requirement that it names where it names one of the recipe's own."""
-    tree = loaded.evaluated.tree
-    places = {
-        str(canonicalize_name(Requirement(text).name)): tree.position(("python", "requirements", number))
-        for number, text in enumerate(loaded.recipe.python.requirements)
-    }
-    if loaded.recipe.pins.pytorch:
-        places["torch"] = tree.position(("pins", "pytorch"))
-    placed = []
-    for finding in error.diagnostics:
-        named = [
-            name for name in places if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", finding.message.lower())
-        ]
-        position = places[named[0]] if named else tree.position(("python",))
-        placed.append(
-            Diagnostic(
-                rule=finding.rule,
-                message=finding.message,
-                severity=finding.severity,
-                hint=finding.hint,
-                source=finding.source,
-                position=finding.position or position,
-            )
-        )
-    return placed
 
 
 def _require_cuda(loaded: LoadedRecipe, accelerator: LockedAccelerator | None) -> None:

@@ -14,10 +14,10 @@ from uenv_builder.app.lock_files import require_fresh
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import size_text
-from uenv_builder.core.artefacts import Artefact, artefacts_of
+from uenv_builder.core.artefacts import Artefact, BasePart, artefacts_of
 from uenv_builder.core.digest import Document
 from uenv_builder.core.systems import load_uarchs
-from uenv_builder.model.errors import BuildError, NetworkError, UenvError, UsageError
+from uenv_builder.model.errors import BuildError, Diagnostic, NetworkError, UsageError
 from uenv_builder.model.lock import LockedSource
 from uenv_builder.sources.git import bundle_damage, list_commits, write_bundle
 from uenv_builder.system.download import Download, Downloader
@@ -106,12 +106,11 @@ def _add(session: Session, mirror: MirrorFolder, added: Sequence[Artefact]) -> N
     downloader = Downloader(
         mirror, session.listener, offline=session.offline, jobs=max(2, session.jobs), mirrors=session.artefact_mirrors
     )
-    failed: UenvError | None = None
-    try:
-        downloader.fetch_all([_near(session, session.download(item)) for item in added if item.sha256])
-    except NetworkError as error:  # what else cannot be had is told, too
-        failed = error
-    findings = list(failed.diagnostics) if failed else []
+    files = [item for item in added if item.sha256]
+    parts = [item for item in files if isinstance(item.pin, BasePart)]
+    findings = _fetch(session, downloader, [item for item in files if item not in parts])
+    if parts:  # registries ask for logins
+        findings += _fetch(session, session.registries_into(mirror), parts)
     for item in added:
         if isinstance(item.pin, LockedSource) and item.commit:
             try:
@@ -120,6 +119,15 @@ def _add(session: Session, mirror: MirrorFolder, added: Sequence[Artefact]) -> N
                 findings += error.diagnostics
     if findings:
         raise NetworkError.collect(findings)
+
+
+def _fetch(session: Session, downloader: Downloader, items: Sequence[Artefact]) -> list[Diagnostic]:
+    """Fetch these; what cannot be had is returned, since others may still be."""
+    try:
+        downloader.fetch_all([_near(session, session.download(item)) for item in items])
+    except NetworkError as error:
+        return list(error.diagnostics)
+    return []
 
 
 def _add_commit(session: Session, mirror: MirrorFolder, source: LockedSource) -> None:

@@ -10,7 +10,7 @@ from uenv_builder.app.component_scripts import plan_sources
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.app.selection import Selection
 from uenv_builder.app.start_files import read_start
-from uenv_builder.core.environment import compose_environment
+from uenv_builder.core.environment import base_environment, compose_environment
 from uenv_builder.core.etc_files import etc_files
 from uenv_builder.core.planning import PlanInputs, make_plan
 from uenv_builder.images.squashfs.version import linker_version
@@ -21,7 +21,8 @@ from uenv_builder.model.recipe import Recipe
 from uenv_builder.system.layer_blob import compressor_version
 
 _LAYERS: tuple[StepKind, ...] = (
-    "userland", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader", "finish"
+    "userland", "base-layer", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader",
+    "finish",
 )  # fmt: skip
 
 
@@ -73,13 +74,29 @@ def image_config(recipe: Recipe, selection: Selection, lock: Lock) -> ImageConfi
     python = lock.python.version if lock.python else None
     return ImageConfig(
         architecture=selection.uarch.oci,
-        env=compose_environment(selection.system, recipe.network, recipe.env),
-        workdir=recipe.workdir,
-        entrypoint=tuple(recipe.entrypoint),
-        cmd=("/bin/bash",) if any(deb.name == "bash" for deb in lock.userland.packages) else ("/bin/sh",),
+        env=compose_environment(selection.system, recipe.network, recipe.env, base=base_environment(recipe, lock)),
+        workdir=_workdir(recipe, lock),
+        entrypoint=_entrypoint(recipe, lock),
+        cmd=(_shell(lock),),
         labels=_labels(recipe, selection, lock, python),
         created=lock.epoch,
     )
+
+
+def _workdir(recipe: Recipe, lock: Lock) -> str:
+    own = "workdir" in recipe.model_fields_set
+    return lock.base.working_dir or recipe.workdir if lock.base and not own else recipe.workdir
+
+
+def _entrypoint(recipe: Recipe, lock: Lock) -> tuple[str, ...]:
+    own = "entrypoint" in recipe.model_fields_set
+    return lock.base.entrypoint if lock.base and not own else tuple(recipe.entrypoint)
+
+
+def _shell(lock: Lock) -> str:
+    if lock.base:
+        return lock.base.contents.shell
+    return "/bin/bash" if any(deb.name == "bash" for deb in lock.debs) else "/bin/sh"
 
 
 def _labels(recipe: Recipe, selection: Selection, lock: Lock, python: str | None) -> dict[str, str]:
@@ -89,6 +106,8 @@ def _labels(recipe: Recipe, selection: Selection, lock: Lock, python: str | None
         "org.opencontainers.image.version": recipe.version,
         "org.opencontainers.image.description": recipe.description,
         "org.opencontainers.image.authors": ", ".join(recipe.maintainers),
+        "org.opencontainers.image.base.name": lock.base.name if lock.base else None,
+        "org.opencontainers.image.base.digest": f"sha256:{lock.base.manifest_digest}" if lock.base else None,
         "uenv.system": selection.system.name,
         "uenv.uarch": selection.uarch.name,
         "uenv.network": recipe.network,

@@ -39,7 +39,7 @@ def render_user_files(prepared: Prepared, *, image: str | None = None) -> dict[s
                 system=system,
                 network=network,
                 settings=prepared.recipe.edf,
-                entrypoint=bool(prepared.recipe.entrypoint),
+                entrypoint=bool(prepared.inputs.config.entrypoint),
             )
         )
 

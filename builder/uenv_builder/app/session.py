@@ -9,9 +9,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uenv_builder.core.artefacts import Artefact, Pin, artefact_of
+from uenv_builder.core.artefacts import Artefact, BasePart, Pin, artefact_of, base_layers
 from uenv_builder.model.errors import LockError
-from uenv_builder.model.lock import LockedDeb, LockedSource, LockedWheel
+from uenv_builder.model.lock import LockedBase, LockedDeb, LockedSource, LockedWheel
 from uenv_builder.system.events import Listener, Silent
 from uenv_builder.system.mirrors import bundle_place, local_folder, mirror_root
 from uenv_builder.system.settings import Settings
@@ -19,8 +19,9 @@ from uenv_builder.system.store import Store
 
 if TYPE_CHECKING:  # what a run does not use is not imported: most builds find all that they need in the store
     from uenv_builder.sources.debian_mirrors import DebianMirrors
+    from uenv_builder.sources.oci_registry import Registries
     from uenv_builder.sources.python_index import PythonIndex
-    from uenv_builder.system.download import Download, Downloader
+    from uenv_builder.system.download import Download, Downloader, Shelf
 
 
 def _default_jobs() -> int:
@@ -77,6 +78,43 @@ class Session:
             configured=self.settings.python_index or None, extra=self.settings.python_extra_indexes
         )
 
+    @cached_property
+    def registries(self) -> Registries:
+        """Fetches from the registries of base images into the store, with the logins of the user."""
+        return self.registries_into(self.store)
+
+    def registries_into(self, shelf: Shelf) -> Registries:
+        """As `registries`, into another place."""
+        from uenv_builder.core.image_reference import RegistryAccess, read_registry_mirrors
+        from uenv_builder.sources.oci_registry import Registries
+
+        settings = self.settings
+        access = RegistryAccess(
+            mirrors=read_registry_mirrors(settings.registry_mirrors),
+            insecure=frozenset(settings.insecure_registries),
+            auth_files=tuple(Path(file).expanduser() for file in settings.registry_auth_files) or None,
+        )
+        return Registries(
+            access, shelf, self.listener, offline=self.offline, jobs=max(2, self.jobs), mirrors=self.artefact_mirrors
+        )  # fmt: skip
+
+    def layer_downloads(self, base: LockedBase) -> list[Download]:
+        """As `deb_downloads`, for the layers of a base image; `fetch_base` fetches them."""
+        return [self.download(artefact_of(part)) for part in base_layers(base)]
+
+    def fetch_base(self, base: LockedBase) -> tuple[Path, ...]:
+        """The blobs of the layers of a base image, from the lowest up; as `fetch`, from its registry."""
+        from uenv_builder.sources.oci_base import fetch_base
+
+        self._drop_damaged(self.layer_downloads(base))
+        return fetch_base(base, self.registries)
+
+    def stop_downloads(self) -> None:
+        """End all that is being fetched, in any thread."""
+        self.downloader.stop()
+        if "registries" in self.__dict__:
+            self.registries.stop()
+
     def deb_downloads(self, debs: Sequence[LockedDeb]) -> list[Download]:
         """How to fetch these packages; where from is only asked when neither the store nor a mirror has one."""
         return [self.download(artefact_of(deb)) for deb in debs]
@@ -101,6 +139,8 @@ class Session:
         pin = artefact.pin
         if isinstance(pin, LockedWheel):
             return self.index.locations[-1:]
+        if isinstance(pin, BasePart):
+            return self._urls(pin)
         if isinstance(pin, LockedDeb) or pin.debian:
             return self.mirrors.roots
         return pin.archive or pin.git or ()
@@ -116,16 +156,23 @@ class Session:
         """The files' paths by sha256, fetched where they are missing. What the store has is read and hashed first: a
         layer is made of these bytes, and what has been damaged since it came is fetched again.
         """
-        for download in downloads:
+        self._drop_damaged(downloads)
+        return self.downloader.fetch_all(downloads)
+
+    def _drop_damaged(self, downloads: Sequence[Download]) -> None:
+        for download in {download.sha256: download for download in downloads}.values():
             if self.store.has_download(download.sha256, download.size):
                 try:
                     self.store.verified_download(download.sha256, download.size)
                 except LockError as error:
                     self.listener.note(error.diagnostics[0].message)
-        return self.downloader.fetch_all(downloads)
 
     def _urls(self, pin: Pin) -> Sequence[str]:
         # Mirrors and index are looked up on this machine only when something has to be fetched.
+        if isinstance(pin, BasePart):
+            from uenv_builder.sources.oci_base import part_urls
+
+            return part_urls(pin, self.registries.access)
         if isinstance(pin, LockedDeb):
             return self.mirrors.urls(pin.path, suite=pin.suite)
         if isinstance(pin, LockedWheel):

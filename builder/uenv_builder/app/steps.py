@@ -69,7 +69,8 @@ class StepRunner:
         self._require_downloads(missing, sources)
         folders: dict[str, Path] = {}
         # The largest first: nobody should wait for one large wheel that began last.
-        first = sorted((step for step in steps if not step.inputs), key=lambda step: -step.download_bytes)
+        once = {step.id: step for step in steps if not step.inputs}  # an image may have a layer twice
+        first = sorted(once.values(), key=lambda step: -step.download_bytes)
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
         try:
             # What cannot be had is known before anything is compiled.
@@ -79,7 +80,7 @@ class StepRunner:
             folders |= {identity: future.result() for identity, future in running.items()}
         except BaseException:
             self._stopped.set()
-            self.session.downloader.stop()
+            self.session.stop_downloads()
             raise
         finally:
             pool.shutdown(cancel_futures=True)

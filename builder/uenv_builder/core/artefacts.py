@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from uenv_builder.model.lock import Lock, LockedDeb, LockedSource, LockedWheel
+from uenv_builder.model.lock import Lock, LockedBase, LockedDeb, LockedSource, LockedWheel
 
-Pin = LockedDeb | LockedWheel | LockedSource
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasePart:
+    """One file of a base image, as a registry serves it: a manifest, or a blob (a layer, or the config).
+
+    `reference` is the image's, `sha256` has 64 hex digits, `size` is in bytes (None: the lock does not say).
+    """
+
+    reference: str
+    kind: Literal["manifests", "blobs"]
+    what: str
+    """For people: `layer 3 of 20`."""
+    sha256: str
+    size: int | None
+
+
+Pin = LockedDeb | LockedWheel | LockedSource | BasePart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +54,43 @@ def artefacts_of(lock: Lock) -> tuple[Artefact, ...]:
 
 
 def artefact_of(pin: Pin) -> Artefact:
-    """A package, wheel or source of a lock as an artefact."""
-    if isinstance(pin, LockedDeb):
+    """A package, wheel, source or part of a base image as an artefact."""
+    if isinstance(pin, BasePart):
+        name, origin = f"{pin.what} of {pin.reference.partition('@')[0]}", f"the registry, {pin.reference}"
+    elif isinstance(pin, LockedDeb):
         name, origin = f"{pin.name} {pin.version}", f"Debian {pin.suite}, {pin.path}"
     elif isinstance(pin, LockedWheel):
         name, origin = pin.file, f"the Python package index, project {pin.name}"
     else:
         return _artefact_of_source(pin)
     return Artefact(name=name, origin=origin, size=pin.size, sha256=pin.sha256, pin=pin)
+
+
+def base_layers(base: LockedBase) -> tuple[BasePart, ...]:
+    """The layers of a base image, from the lowest up: all that a build takes from the registry."""
+    count = len(base.layers)
+    return tuple(
+        BasePart(
+            reference=base.reference, kind="blobs", what=f"layer {number} of {count}", sha256=layer.digest,
+            size=layer.size,
+        )
+        for number, layer in enumerate(base.layers, 1)
+    )  # fmt: skip
+
+
+def base_parts(base: LockedBase) -> tuple[BasePart, ...]:
+    """The whole image for one architecture: index, manifest, config and layers."""
+    documents: list[tuple[Literal["manifests", "blobs"], str, str | None, int | None]] = [
+        ("manifests", "index", base.index_digest, None),
+        ("manifests", "manifest", base.manifest_digest, base.manifest_size),
+        ("blobs", "config", base.config_digest, base.config_size),
+    ]
+    named = (
+        BasePart(reference=base.reference, kind=kind, what=what, sha256=sha256, size=size)
+        for kind, what, sha256, size in documents
+        if sha256
+    )
+    return (*named, *base_layers(base))
 
 
 def _artefact_of_source(pin: LockedSource) -> Artefact:
@@ -56,8 +102,10 @@ def _artefact_of_source(pin: LockedSource) -> Artefact:
 
 
 def _all_of(lock: Lock) -> Iterator[Artefact]:
-    yield from map(artefact_of, lock.userland.packages)
-    for debs in lock.userland.compilers.values():
+    if lock.base:
+        yield from map(artefact_of, base_parts(lock.base))
+    yield from map(artefact_of, lock.debs)
+    for debs in lock.compilers.values():
         yield from map(artefact_of, debs)
     if lock.python:
         yield from map(artefact_of, lock.python.wheels)

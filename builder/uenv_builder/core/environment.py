@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from uenv_builder.model.errors import Diagnostic, IncompatibleError, Position, Severity
+from uenv_builder.model.lock import Lock
+from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.system import NetworkMode, System
 
 DEFAULT_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -39,9 +41,11 @@ def compose_environment(
     network: NetworkMode,
     recipe_env: Mapping[str, str],
     *,
+    base: Mapping[str, str] | None = None,
     search_paths: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, str]:
-    """The variables of an image in a stable order: PATH, LANG, the system's contract, the recipe's own, which win.
+    """The variables of an image in a stable order: PATH, LANG, those of the base image that it stands on, the system's
+    contract, the recipe's own; the later ones win.
 
     `search_paths` are folders that go before what such a variable has otherwise: `{"PATH": ["/opt/tool/bin"]}`. A
     variable of it that the recipe sets itself is the recipe's alone. Raises IncompatibleError where the system cannot
@@ -53,10 +57,17 @@ def compose_environment(
             rule="network-mode", hint=f"its modes: {', '.join(system.networks)}",
         )  # fmt: skip
     contract = system.env.get(network, {})
-    env = {"PATH": ":".join(DEFAULT_PATH), "LANG": "C.UTF-8", **dict(sorted(contract.items()))}
+    below = {"PATH": ":".join(DEFAULT_PATH), "LANG": "C.UTF-8", **dict(sorted((base or {}).items()))}
+    env = {**below, **dict(sorted(contract.items()))}
     for name, folders in sorted((search_paths or {}).items()):
         env[name] = ":".join([*folders, *([env[name]] if env.get(name) else [])])
     return {**env, **dict(sorted(recipe_env.items()))}
+
+
+def base_environment(recipe: Recipe, lock: Lock) -> dict[str, str]:
+    """The variables of the base image, without those that the recipe takes out; none on a userland of packages."""
+    unset = recipe.base.oci.unset if recipe.base.oci else ()
+    return {name: value for name, value in lock.base.env.items() if name not in unset} if lock.base else {}
 
 
 _Finding = tuple[Severity, str, str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -111,6 +111,20 @@ class RegistryAccess:
 
     def _by_http(self, host: str) -> bool:
         return host in self.insecure or is_loopback(host)
+
+
+def read_registry_mirrors(entries: Iterable[str]) -> dict[str, str]:
+    """The mirrors of settings, written NAME=MIRROR, as `RegistryAccess` wants them. Raises UsageError."""
+    mirrors = {}
+    for entry in entries:
+        name, separator, mirror = (part.strip() for part in entry.partition("="))
+        if not (name and separator and mirror):
+            raise UsageError(
+                f'the settings\' registry-mirrors has "{entry}"', rule="registry-mirror",
+                hint='write NAME=MIRROR, such as "docker.io=mirror.example/hub"',
+            )  # fmt: skip
+        mirrors[name] = mirror
+    return mirrors
 
 
 def is_loopback(host: str) -> bool:

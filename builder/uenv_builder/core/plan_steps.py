@@ -14,6 +14,7 @@ Tools: TypeAlias = "Mapping[StepKind, Mapping[str, str]]"
 # Raised by one whenever the code of that kind writes other bytes for the same input (a test holds the bytes of each).
 _REVISIONS: dict[StepKind, int] = {
     "userland": 1,
+    "base-layer": 1,
     "bytecode": 1,
     "wheel": 1,
     "build-packages": 1,

@@ -10,7 +10,7 @@ from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.core.plan_steps import Tools, make_step
 from uenv_builder.core.start_record import start_document
 from uenv_builder.model.image import ImageConfig
-from uenv_builder.model.lock import Lock, LockedDeb, LockedWheel
+from uenv_builder.model.lock import Lock, LockedBase, LockedDeb, LockedWheel
 from uenv_builder.model.plan import Plan, Step, StepKind
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.start import StartRecord
@@ -46,11 +46,16 @@ class PlanInputs:
     components: Sequence[PlannedComponent] = ()
     start: StartRecord | None = None
 
+    @property
+    def byte_compile(self) -> bool:
+        """Whether modules get byte code: no lock has an interpreter for the build machine that is as a base's own."""
+        return self.recipe.python.byte_compile and self.lock.userland is not None
+
 
 def make_plan(inputs: PlanInputs) -> Plan:
     """The steps of a build, lowest layer first, then the images; the same inputs give the same plan on any machine."""
-    layers = [_userland(inputs)]
-    if inputs.lock.python and inputs.recipe.python.byte_compile:
+    layers = _base_layers(inputs, inputs.lock.base) if inputs.lock.base else [_userland(inputs)]
+    if inputs.lock.python and inputs.byte_compile:
         layers.append(_bytecode(inputs, layers[0]))
     wheels = {wheel.name: _wheel(inputs, wheel) for wheel in (inputs.lock.python.wheels if inputs.lock.python else ())}
     built = plan_components(inputs.components, inputs.lock, inputs.uarch, inputs.tools, wheels)
@@ -65,10 +70,22 @@ def make_plan(inputs: PlanInputs) -> Plan:
 
 
 def _userland(inputs: PlanInputs) -> Step:
-    packages = inputs.lock.userland.packages
+    packages = inputs.lock.debs
     options: Json = {"epoch": inputs.lock.epoch, "debian": inputs.uarch.debian, "debs": _hashes(packages)}
     name = f"Debian userland, {len(packages)} packages"
     return _step(inputs, "userland", name, options, download=sum(deb.size for deb in packages))
+
+
+def _base_layers(inputs: PlanInputs, base: LockedBase) -> list[Step]:
+    removed: Json = list(inputs.recipe.base.oci.remove) if inputs.recipe.base.oci else []
+    steps = []
+    for number, layer in enumerate(base.layers, 1):
+        options: Json = {
+            "digest": layer.digest, "diff-id": layer.diff_id, "media-type": layer.media_type, "remove": removed,
+        }  # fmt: skip
+        name = f"layer {number} of {base.name}"
+        steps.append(_step(inputs, "base-layer", name, options, download=layer.size))
+    return steps
 
 
 def _bytecode(inputs: PlanInputs, userland: Step) -> Step:
@@ -77,8 +94,10 @@ def _bytecode(inputs: PlanInputs, userland: Step) -> Step:
 
 
 def _wheel(inputs: PlanInputs, wheel: LockedWheel) -> Step:
-    compiler = _compiler(inputs) if inputs.recipe.python.byte_compile else {}
-    options: Json = {"file": wheel.file, "sha256": wheel.sha256, "python": _python(inputs), **compiler}
+    compiler = _compiler(inputs) if inputs.byte_compile else {}
+    interpreter = inputs.lock.base.contents.python if inputs.lock.base else None
+    place: dict[str, Json] = {"interpreter": interpreter.model_dump(mode="json")} if interpreter else {}
+    options: Json = {"file": wheel.file, "sha256": wheel.sha256, "python": _python(inputs), **compiler, **place}
     return _step(inputs, "wheel", f"{wheel.name} {wheel.version}", options, download=wheel.size)
 
 
@@ -117,7 +136,7 @@ def _compiler(inputs: PlanInputs) -> dict[str, Json]:
     # The byte code depends on the interpreter's exact version, not on the machine that it ran on.
     interpreters = {
         deb.version
-        for debs in inputs.lock.userland.compilers.values()
+        for debs in inputs.lock.compilers.values()
         for deb in debs
         if deb.name == f"python{_python(inputs)}-minimal"
     }

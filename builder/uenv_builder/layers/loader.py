@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from uenv_builder.core.link_paths import resolve_links
 from uenv_builder.layers.loader_cache import SharedLibrary, search_folders, soname_of, write_loader_cache
 from uenv_builder.layers.made_entries import make_file, make_link, with_parents
 from uenv_builder.model.entry import Entry
@@ -17,20 +19,47 @@ from uenv_builder.system.layer_blob import layer_members, read_files
 CUDA_FOLDER = "usr/local/cuda/lib64"
 _LOADER_CONF = "etc/ld.so.conf.d/00-uenv-cuda.conf"
 _CUDART = re.compile(r"(^|/)(libcudart\.so\.\d+)$")
+_CUDA = CUDA_FOLDER.rpartition("/")[0]
+_MORE_TRUSTED = ("/usr/lib64",)
+"""Where distributions that are not Debian's relatives keep libraries, and their ldconfig looks."""
 _LIBRARY = re.compile(r"^(lib.+\.so(\..+)?|ld-.+\.so(\..+)?)$")
 
 
-def loader_entries(layers: Sequence[Layer], *, machine: Machine, epoch: int) -> Iterator[Entry]:
+@dataclass(frozen=True)
+class BaseView:
+    """What an image shows: for each path the layer (counted from 0) that it comes from, and the links by their path."""
+
+    layers: Mapping[str, int]
+    links: Mapping[str, str]
+
+    def has(self, path: str) -> bool:
+        """Whether the image has something there."""
+        return path in self.layers
+
+    def shows(self, path: str, layer: int) -> bool:
+        """Whether what that layer has there is what the image shows."""
+        return self.layers.get(path) == layer
+
+    def resolve(self, path: str) -> str:
+        """The path of the same without links on its way; of circles, some part of it."""
+        return resolve_links(path, self.links)
+
+
+def loader_entries(
+    layers: Sequence[Layer], *, machine: Machine, epoch: int, base: BaseView | None = None
+) -> Iterator[Entry]:
     """The entries of the loader's layer on top of `layers`, lowest first; times are `epoch`.
 
     CUDA's runtime gets the unversioned name `libcudart.so` on the loader's path, because plugins open it by that name
     and the wheels only have the versioned one. The loader cache is what ldconfig would write (glibc's format 1.1).
+    `base` tells what is visible of the layers where lower ones are those of a base image, which may have a CUDA of its
+    own, links to folders, and files that another layer takes away.
     """
-    links = _cudart_links(layers)
+    links = {} if base and base.has(_CUDA) else _cudart_links(layers)
     made = [make_link(path, target) for path, target in links.items()]
     conf = {_LOADER_CONF: f"/{CUDA_FOLDER}\n".encode()} if links else {}
     made += [make_file(path, content) for path, content in conf.items()]
-    made.append(make_file("etc/ld.so.cache", _loader_cache(layers, machine, links, conf)))
+    made.append(make_file("etc/ld.so.cache", _loader_cache(layers, machine, links, conf, base)))
     yield from with_parents(made, epoch)
 
 
@@ -45,17 +74,23 @@ def _cudart_links(layers: Sequence[Layer]) -> dict[str, str]:
 
 
 def _loader_cache(
-    layers: Sequence[Layer], machine: Machine, links: Mapping[str, str], made: Mapping[str, bytes]
+    layers: Sequence[Layer],
+    machine: Machine,
+    links: Mapping[str, str],
+    made: Mapping[str, bytes],
+    base: BaseView | None,
 ) -> bytes:
     conf: dict[str, bytes] = {}
-    for layer in layers:
+    for number, layer in enumerate(layers):
         found = read_files(layer, lambda entry: entry.kind == "file" and _is_loader_conf(entry.path))
-        conf |= {f"/{path}": content for path, content in found.items()}
+        conf |= {f"/{path}": content for path, content in found.items() if not base or base.shows(path, number)}
     conf |= {f"/{path}": content for path, content in made.items()}
-    folders = [folder.strip("/") for folder in search_folders(conf)]
+    folders = [folder.strip("/") for folder in (*search_folders(conf), *(_MORE_TRUSTED if base else ()))]
     libraries = [SharedLibrary(PurePosixPath(path).name, f"/{path}") for path in links]
-    for folder, sonames in _sonames(layers, machine, folders).items():
-        libraries += _in_folder(folder, sonames)
+    real = {folder: base.resolve(folder) if base else folder for folder in folders}
+    found_in = _sonames(layers, machine, real.values(), base)
+    for folder, place in real.items():
+        libraries += _in_folder(folder, found_in.get(place, {}))
     order = {f"/{folder}": number for number, folder in enumerate(folders)}
     first: dict[str, SharedLibrary] = {}
     for library in sorted(libraries, key=lambda entry: (order.get(str(PurePosixPath(entry.path).parent), 0), entry)):
@@ -67,16 +102,18 @@ def _is_loader_conf(path: str) -> bool:
     return path == "etc/ld.so.conf" or (path.startswith("etc/ld.so.conf.d/") and path.endswith(".conf"))
 
 
-def _sonames(layers: Sequence[Layer], machine: Machine, folders: Sequence[str]) -> dict[str, dict[str, str]]:
+def _sonames(
+    layers: Sequence[Layer], machine: Machine, folders: Iterable[str], base: BaseView | None
+) -> dict[str, dict[str, str]]:
     """By folder, by file name, the SONAME of each shared library there; links count with what they point at."""
     wanted = set(folders)
     direct: dict[str, str] = {}
     targets: dict[str, str] = {}
-    for layer in layers:
+    for number, layer in enumerate(layers):
         if not any(_in(entry.path, wanted) for entry in layer.entries):
             continue
         for entry, content in layer_members(layer):
-            if not _in(entry.path, wanted):
+            if not _in(entry.path, wanted) or (base and not base.shows(entry.path, number)):
                 continue
             direct.pop(entry.path, None)
             targets.pop(entry.path, None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ByteCount = Annotated[int, Field(ge=0)]
@@ -43,6 +44,71 @@ class LockedUserland(_Frozen):
     packages: tuple[LockedDeb, ...]
     compilers: dict[str, tuple[LockedDeb, ...]] = {}
     """By the build machine's Debian architecture: the packages that hold the image's Python for that machine."""
+
+
+class LockedBaseLayer(_Frozen):
+    """One layer of a base image; `digest` and `size` (bytes) are the blob's, `diff_id` is that of the tar in it."""
+
+    digest: Sha256
+    size: ByteCount
+    media_type: str
+    diff_id: Sha256
+
+
+class LockedInterpreter(_Frozen):
+    """The Python that a base has in its PATH, and where that one looks for packages; folders are absolute."""
+
+    version: str
+    """Minor, as in 3.13."""
+    executable: str
+    prefix: str
+    """What an installer puts programs below: PREFIX/bin."""
+    packages: str
+
+
+class LockedContents(_Frozen):
+    """What the files of a base say of it, without those that the recipe removes."""
+
+    glibc: str | None = None
+    """Major and minor; None for another C library."""
+    shell: str = "/bin/sh"
+    python: LockedInterpreter | None = None
+    packages: dict[str, str] = {}
+    """The versions of its Debian packages by name, where dpkg's database is in it."""
+    distributions: dict[str, str] = {}
+    """The versions of the Python packages that its Python finds, by normalised name."""
+    leaks: tuple[str, ...] = ()
+    """Paths that are known to do harm in every job."""
+    unused: tuple[str, ...] = ()
+    """What the recipe removes, and the image does not have."""
+
+
+class LockedBase(_Frozen):
+    """An image of a registry for one architecture. Digests are 64 hex digits, layers are listed from the lowest up."""
+
+    reference: str
+    """As the recipe names it."""
+    architecture: Literal["amd64", "arm64"]
+    index_digest: Sha256 | None = None
+    """Of the index of all architectures; None where the reference is that of one architecture's manifest."""
+    manifest_digest: Sha256
+    manifest_size: ByteCount
+    config_digest: Sha256
+    config_size: ByteCount
+    layers: tuple[LockedBaseLayer, ...]
+    env: dict[str, str]
+    working_dir: str
+    """Empty where the image names none."""
+    entrypoint: tuple[str, ...]
+    cmd: tuple[str, ...]
+    created: int
+    """When the image was made, in seconds since 1970 (UTC); 0 where it does not say."""
+    contents: LockedContents = LockedContents()
+
+    @property
+    def name(self) -> str:
+        """The reference without a digest, for people."""
+        return self.reference.partition("@")[0]
 
 
 class LockedWheel(_Frozen):
@@ -141,14 +207,40 @@ class LockedBuild(_Frozen):
 
 
 class Lock(_Frozen):
-    """The whole lock. `epoch` (seconds since 1970, UTC) is the newest Release date: the time of all generated files."""
+    """The whole lock: a userland of Debian packages, or a base image.
+
+    `epoch` (seconds since 1970, UTC) is the newest Release date, or when the base was made: the time of all generated
+    files.
+    """
 
     format: Literal[1] = Field(default=1, alias="lock-format")
     recipe: LockedRecipe
     target: LockedTarget
     epoch: int
-    userland: LockedUserland
+    userland: LockedUserland | None = None
+    base: LockedBase | None = None
     python: LockedPython | None = None
     accelerator: LockedAccelerator | None = None
     build: LockedBuild | None = None
     """Where the recipe has components from source."""
+
+    @model_validator(mode="after")
+    def _one_base(self) -> Self:
+        if (self.userland is None) == (self.base is None):
+            raise PydanticCustomError("one_base", "it needs either a userland or a base")
+        return self
+
+    @property
+    def debs(self) -> tuple[LockedDeb, ...]:
+        """The Debian packages that the image is made from; none on a base image."""
+        return self.userland.packages if self.userland else ()
+
+    @property
+    def compilers(self) -> dict[str, tuple[LockedDeb, ...]]:
+        """As `LockedUserland.compilers`."""
+        return self.userland.compilers if self.userland else {}
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The versions of all Debian packages that the image has, by name: the lock's own, or those of the base."""
+        return self.base.contents.packages if self.base else {deb.name: deb.version for deb in self.debs}

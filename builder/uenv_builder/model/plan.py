@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 StepKind = Literal[
-    "userland", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader",
+    "userland", "base-layer", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader",
     "finish", "squashfs", "oci",
 ]  # fmt: skip
 _NO_LAYERS = {"build-packages", "squashfs", "oci"}

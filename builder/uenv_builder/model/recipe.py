@@ -47,7 +47,9 @@ class DebianBase(_Section):
 
 
 class OciBase(_Section):
-    """An image of a registry as the userland; what it leaks into every job can be taken out of it."""
+    """An image of a registry as the userland, with its variables, workdir and entrypoint; what it leaks into every
+    job can be taken out of it.
+    """
 
     image: Annotated[str, Field(pattern=r"^[^\s@]+(@sha256:[0-9a-f]{64})?$", max_length=400)]
     """Registry, name and tag, with the digest that pins it: registry.example/name:tag@sha256:..."""
@@ -206,9 +208,9 @@ class Recipe(_Section):
     views: dict[Name, View] = {}
     """Named changes to the environment; manifest.json lists them for whoever applies them."""
     workdir: AbsolutePath = "/"
-    """The folder that commands start in."""
+    """The folder that commands start in; without it, that of the base image, if there is one."""
     entrypoint: list[str] = []
-    """Words that go before every command in the image."""
+    """Words that go before every command in the image; without it, those of the base image; `[]` drops them."""
     edf: EdfSection = EdfSection()
     """What the EDF files say beside the image."""
     files: list[AddedFile] = []

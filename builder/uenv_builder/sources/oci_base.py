@@ -1,20 +1,19 @@
-"""An image of a registry as the userland: what it is today, for the lock, its layers, for the build, and its leaks."""
+"""An image of a registry as the userland: what it is today, for the lock, and its layers, for the build."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from uenv_builder.core.image_reference import ImageReference, read_image_reference
-from uenv_builder.model.errors import IncompatibleError, LockError, UenvError
-from uenv_builder.model.lock import ByteCount, Sha256
+from uenv_builder.core.artefacts import BasePart, artefact_of, base_layers
+from uenv_builder.core.image_reference import ImageReference, RegistryAccess, read_image_reference
+from uenv_builder.model.errors import IncompatibleError, UenvError
+from uenv_builder.model.lock import LockedBase, LockedBaseLayer
 from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES, Json, Manifest, Registries
 from uenv_builder.system.download import Download
 
@@ -34,98 +33,8 @@ LAYER_TYPES = (
 _CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _VARIANTS: dict[Architecture, tuple[str, ...]] = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 """The variants that run on every processor of an architecture; most images name none."""
-_PATH_LEAKS = (
-    (
-        re.compile(r"(?P<what>opt/hpcx[^/]*)"),
-        "HPC-X brings an Open MPI on UCX, which does not know Slingshot, and NCCL plugins for other networks",
-    ),
-    (
-        re.compile(r"(?P<what>opt/amazon/(?:efa|[^/]*ofi-nccl))"),
-        "it is made for Amazon's network: NCCL or the loader may take it instead of what is made for Slingshot",
-    ),
-    (
-        re.compile(r"(?P<what>(?!.*/nvidia/nccl/lib/).*(?<![^/])libnccl\.so)[^/]*"),
-        "it is a second NCCL beside the one of torch's wheel, and every program but torch loads it",
-    ),
-    (
-        re.compile(r"(?P<what>.*(?<![^/])libnccl-(?:net|tuner)[^/]*\.so)[^/]*"),
-        "it is a plugin that NCCL may load instead of the one for Slingshot",
-    ),
-    (re.compile(r"(?P<what>etc/ld\.so\.preload)"), "the loader puts what it names into every program"),
-)
-"""What is harmful wherever it is found: by its path in the image, and why. `what` and all that begins so goes."""
-_VARIABLE_LEAKS = {
-    "LD_PRELOAD": "the loader puts it into every program",
-    "NCCL_NET_PLUGIN": "NCCL then tries that plugin only, and not the one for Slingshot",
-    "NCCL_TUNER_PLUGIN": "NCCL then takes its choices from that plugin, which is made for other networks",
-    "PIP_CONSTRAINT": "pip then holds what users install to the versions that it lists",
-}
 _DIGEST = re.compile("sha256:([0-9a-f]{64})")
 _DEEPEST_INDEX = 3
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
-
-
-class LockedBaseLayer(_Frozen):
-    """One layer of a base image; `digest` and `size` (bytes) are the blob's, `diff_id` is that of the tar in it."""
-
-    digest: Sha256
-    size: ByteCount
-    media_type: str
-    diff_id: Sha256
-
-
-class LockedBase(_Frozen):
-    """An image of a registry for one architecture. Digests are 64 hex digits, layers are listed from the lowest up."""
-
-    reference: str
-    """As the recipe names it."""
-    architecture: Architecture
-    index_digest: Sha256 | None
-    """Of the index of all architectures; None where the reference is that of one architecture's manifest."""
-    manifest_digest: Sha256
-    manifest_size: ByteCount
-    config_digest: Sha256
-    config_size: ByteCount
-    layers: tuple[LockedBaseLayer, ...]
-    env: dict[str, str]
-    working_dir: str
-    """Empty where the image names none."""
-    entrypoint: tuple[str, ...]
-    cmd: tuple[str, ...]
-    created: int
-    """When the image was made, in seconds since 1970 (UTC); 0 where it does not say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Something that a base would leave in every job, and the entries of `remove:` and `unset:` that take it out."""
-
-    what: str
-    """An absolute path of the image, or a variable with its value."""
-    harm: str
-    remove: tuple[str, ...] = ()
-    unset: tuple[str, ...] = ()
-
-
-def find_leaks(paths: Iterable[str], env: Mapping[str, str]) -> tuple[Leak, ...]:
-    """What an image with `paths` (all of it, as in `Entry`) and `env` would leave in every job, each with its remedy.
-
-    Unlike the rules about known images, this looks at what is really there. An image without it gives nothing.
-    """
-    found: dict[str, Leak] = {}
-    for path in sorted(paths):
-        for pattern, harm in _PATH_LEAKS:
-            match = pattern.fullmatch(path)
-            if match is not None and not any(path.startswith(f"{leak.what[1:]}/") for leak in found.values()):
-                remedy = f"/{match['what']}{'*' if match['what'].endswith('.so') else ''}"
-                found.setdefault(remedy, Leak(f"/{path}", harm, remove=(remedy,)))
-    variables = [
-        Leak(f"{name}={env[name]}", harm, unset=(name,)) for name, harm in _VARIABLE_LEAKS.items() if env.get(name)
-    ]
-    return (*found.values(), *variables)
 
 
 def resolve_base(reference: str, architecture: Architecture, registries: Registries) -> LockedBase:
@@ -156,25 +65,22 @@ def resolve_base(reference: str, architecture: Architecture, registries: Registr
         )  # fmt: skip
 
 
-def base_downloads(base: LockedBase, registries: Registries, *, folders: Sequence[Path] = ()) -> list[Download]:
-    """How to fetch the layers of `base`, each once; `folders` hold artefacts by sha256, and are asked first."""
-    image = read_image_reference(base.reference)
-    layers = {layer.digest: layer for layer in base.layers}
-    return [_download(image, layer, registries, folders) for layer in layers.values()]
+def part_urls(part: BasePart, access: RegistryAccess) -> list[str]:
+    """Where a part of a base image is served, the best place first."""
+    image = read_image_reference(part.reference)
+    return [place.url(part.kind, f"sha256:{part.sha256}") for place in access.places(image)]
 
 
-def fetch_base(base: LockedBase, registries: Registries, *, folders: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """The blobs of the layers of `base` in the store, from the lowest up, fetched where they are missing or damaged.
-
-    Raises what `Downloader.fetch_all` raises, with remedies for images.
+def fetch_base(base: LockedBase, registries: Registries) -> tuple[Path, ...]:
+    """The blobs of the layers of `base`, from the lowest up, fetched where they are missing. Raises what
+    `Downloader.fetch_all` raises, with remedies for images.
     """
-    downloads = base_downloads(base, registries, folders=folders)
-    for download in downloads:
-        if registries.store.has_download(download.sha256, download.size):
-            try:
-                registries.store.verified_download(download.sha256, download.size)
-            except LockError as error:
-                registries.listener.note(error.diagnostics[0].message)
+    downloads = [
+        Download(
+            name=artefact_of(part).name, sha256=part.sha256, size=part.size, urls=part_urls(part, registries.access)
+        )
+        for part in base_layers(base)
+    ]
     try:
         paths = registries.fetch_all(downloads)
     except UenvError as error:
@@ -183,17 +89,6 @@ def fetch_base(base: LockedBase, registries: Registries, *, folders: Sequence[Pa
             finding if finding.rule == "offline" else replace(finding, hint=hint) for finding in error.diagnostics
         ) from error
     return tuple(paths[layer.digest] for layer in base.layers)
-
-
-def _download(
-    image: ImageReference, layer: LockedBaseLayer, registries: Registries, folders: Sequence[Path]
-) -> Download:
-    files = [folder.expanduser() / layer.digest[:2] / layer.digest for folder in folders]
-    urls = [
-        *(file.resolve().as_uri() for file in files if file.is_file()),
-        *(place.url("blobs", f"sha256:{layer.digest}") for place in registries.access.places(image)),
-    ]
-    return Download(name=f"{image.name} {layer.digest[:12]}", sha256=layer.digest, size=layer.size, urls=urls)
 
 
 def _find_manifest(

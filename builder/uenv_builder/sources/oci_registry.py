@@ -17,9 +17,8 @@ from requests.auth import AuthBase
 from uenv_builder.core.image_reference import DOCKER_HUB, HUB_HOST, ImageReference, Place, RegistryAccess
 from uenv_builder.model.errors import LockError, NetworkError, UenvError
 from uenv_builder.sources.registry_auth import Login, ask_for_token, basic_header, find_login, read_challenges
-from uenv_builder.system.download import Downloader
+from uenv_builder.system.download import Downloader, Shelf
 from uenv_builder.system.events import Listener
-from uenv_builder.system.store import Store
 from uenv_builder.system.transfer import GiveUpError, TryAgainError, asked_wait
 from uenv_builder.system.urls import public
 
@@ -176,7 +175,7 @@ class Registries(Downloader):
     def __init__(
         self,
         access: RegistryAccess,
-        store: Store,
+        shelf: Shelf,
         listener: Listener,
         *,
         offline: bool = False,
@@ -187,12 +186,10 @@ class Registries(Downloader):
         mirrors: Sequence[str] = (),
     ) -> None:
         super().__init__(
-            store, listener, offline=offline, attempts=attempts, jobs=jobs, delay=delay, timeouts=timeouts,
+            shelf, listener, offline=offline, attempts=attempts, jobs=jobs, delay=delay, timeouts=timeouts,
             mirrors=mirrors,
         )  # fmt: skip
         self.access = access
-        self.store = store
-        self.listener = listener
         self._auth = RegistryAuth(access)
 
     def read_manifest(self, image: ImageReference, reference: str) -> Manifest:

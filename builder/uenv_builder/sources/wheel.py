@@ -6,8 +6,9 @@ import os
 import re
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -17,7 +18,7 @@ import uv
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from uenv_builder.model.errors import IncompatibleError, LockError, MissingToolError, RecipeError
 from uenv_builder.model.lock import LockedAccelerator, LockedWheel
@@ -41,6 +42,7 @@ _OLDER_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # PE
 _KEPT_VARIABLES = re.compile(
     r"UV_(CACHE_DIR|HTTP_.*|REQUEST_TIMEOUT|NATIVE_TLS|SYSTEM_CERTS|INSECURE_HOST|KEYRING_PROVIDER|OFFLINE|CONCURRENT_.*)"
 )
+_INSTALLED = "installed"  # the folder with what stands for installed packages
 _TIMEOUT = 1800.0  # seconds; a cold resolution of a hundred packages takes some ten
 
 
@@ -49,6 +51,7 @@ class WheelRequest:
     """What to resolve: PEP 508 `requirements` for CPython `python` (3.13) on `machine` with `glibc` (major, minor).
 
     `constraints` bound the versions of what is required by whomever; `overrides` replace what others require.
+    `installed` are the versions by name that the target has already: what they satisfy is left to them.
     """
 
     requirements: tuple[str, ...]
@@ -57,6 +60,7 @@ class WheelRequest:
     glibc: tuple[int, int]
     constraints: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    installed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +90,13 @@ def resolve_wheels(
     with scratch_folder("uenv-wheels-") as folder:
         platform = _choose_platform(request, folder)
         _write_inputs(request, folder, keep or {}, upgrade)
+        _write_installed(request, folder)
         done = _compile_all(request, index, folder, platform, target)
         for note in notes_of(done.stderr):
             listener.note(note)
         document = tomllib.loads((folder / "pylock.toml").read_text(encoding="utf-8"))
-    wheels = [_lock_wheel(package, target, index) for package in document.get("packages", [])]
+    packages = [package for package in document.get("packages", []) if not _is_installed(request, package)]
+    wheels = [_lock_wheel(package, target, index) for package in packages]
     return ResolvedWheels(wheels=tuple(sorted(wheels, key=lambda wheel: wheel.name)), platform=platform)
 
 
@@ -186,6 +192,45 @@ def _write_inputs(request: WheelRequest, folder: Path, keep: Mapping[str, str], 
         (folder / "pylock.toml").write_text(tomlkit.dumps(older), encoding="utf-8")
 
 
+def _write_installed(request: WheelRequest, folder: Path) -> None:
+    """Show uv what is installed as wheels that need nothing, and hold it to them, but for what the requirements exclude
+    by name.
+    """
+    own = {str(canonicalize_name(one.name)): one.specifier for one in _parse(request.requirements)}
+    held = []
+    for name, text in request.installed.items():
+        try:
+            version = Version(text)
+        except InvalidVersion:
+            continue
+        _write_stub(folder / _INSTALLED, name, version)
+        if name not in own or own[name].contains(version, prereleases=True):
+            held.append(f"{name}=={version}\n")
+    with (folder / "constraints.txt").open("a", encoding="utf-8") as file:
+        file.writelines(held)
+
+
+def _write_stub(folder: Path, name: str, version: Version) -> None:
+    folder.mkdir(exist_ok=True)
+    full = f"{name.replace('-', '_')}-{version}"
+    files = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: uenv-builder\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    with zipfile.ZipFile(folder / f"{full}-py3-none-any.whl", "w") as wheel:
+        for file, text in files.items():
+            wheel.writestr(f"{full}.dist-info/{file}", text)
+
+
+def _is_installed(request: WheelRequest, package: Mapping[str, Any]) -> bool:
+    has = request.installed.get(str(canonicalize_name(package["name"])))
+    try:
+        return has is not None and Version(has) == Version(package["version"])
+    except InvalidVersion:
+        return False
+
+
 def _parse(texts: Sequence[str]) -> Iterator[Requirement]:
     for text in texts:
         try:
@@ -234,6 +279,8 @@ def _compile(request: WheelRequest, index: PythonIndex, folder: Path, platform: 
     for name in ("constraints", "overrides"):
         if (folder / f"{name}.txt").stat().st_size:  # uv warns of empty ones
             arguments += [f"--{name}", f"{name}.txt"]
+    if (folder / _INSTALLED).is_dir():
+        arguments += ["--find-links", _INSTALLED]
     command = [
         _find_uv(), "pip", "compile", "requirements.txt", "--output-file", "pylock.toml", "--format", "pylock.toml",
         "--python", sys.executable, "--python-version", request.python, "--python-platform", platform,

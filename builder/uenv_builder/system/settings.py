@@ -33,6 +33,12 @@ class Settings:
     python_extra_indexes: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     """Folders or URLs of mirrors, which `uenv mirror` fills; asked before any other server, those of --mirror first."""
+    registry_mirrors: tuple[str, ...] = ()
+    """Where images are asked for first, as NAME=MIRROR: the beginning of images' names, and what takes its place."""
+    insecure_registries: tuple[str, ...] = ()
+    """Hosts (with their port) that are spoken to by http, as this machine itself always is."""
+    registry_auth_files: tuple[str, ...] = ()
+    """Files with credentials for registries; default: those that podman, skopeo and docker read."""
     recipe_path: tuple[str, ...] = ()
     """Folders that recipes are looked up in by name, before those that come with the builder."""
     systems: tuple[str, ...] = ()

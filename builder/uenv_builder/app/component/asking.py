@@ -83,7 +83,7 @@ def _read_requirements(path: Path) -> tuple[str, ...] | None:
 def _package_links(case: Case, store: Store) -> tuple[list[Wish], list[Link], list[str]]:
     from uenv_builder.layers.deb import deb_control  # noqa: PLC0415  (for Debian packages only)
 
-    debs = case.lock.userland.packages if case.lock else ()
+    debs = case.lock.debs if case.lock else ()
     stanzas: dict[str, Mapping[str, str]] = {}
     for deb in debs:
         try:

@@ -12,7 +12,7 @@ from uenv_builder.core.requirement_chain import (
 from uenv_builder.core.rules.reading import HOOKED
 from uenv_builder.core.rules.stack_facts import find_release, torch_facts
 from uenv_builder.core.rules.torch_build import find_torch
-from uenv_builder.model.lock import Lock
+from uenv_builder.model.lock import Lock, LockedBase
 
 
 def find_decisions(case: Case) -> Iterator[Decision]:
@@ -45,10 +45,24 @@ def _find_locked(lock: Lock, identity: Identity) -> Iterator[Decision]:
         if wheel.name in identity.wheels:
             text = f"wheel {wheel.name} {wheel.version}: {wheel.file}"
             yield Decision(by="lock", version=wheel.version, text=text)
-    for deb in lock.userland.packages:
+    for deb in lock.debs:
         if deb.name in identity.packages:
             text = f"Debian package {deb.name} {deb.version} ({deb.architecture}, {deb.suite})"
             yield Decision(by="lock", version=deb.version, text=text)
+    if lock.base:
+        yield from _find_in_base(lock.base, identity)
+
+
+def _find_in_base(base: LockedBase, identity: Identity) -> Iterator[Decision]:
+    contents = base.contents
+    wheels = {*identity.wheels, *identity.components}
+    for what, versions, names in (
+        ("Debian package", contents.packages, set(identity.packages)),
+        ("Python package", contents.distributions, {"torch" if name == "pytorch" else name for name in wheels}),
+    ):
+        for name in sorted(names & versions.keys()):
+            text = f"{what} {name} {versions[name]} of {base.name}"
+            yield Decision(by="lock", version=versions[name], text=text)
 
 
 def _find_torch_words(case: Case) -> Iterator[Decision]:

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from packaging.version import Version
 
+from uenv_builder.core.rules.base_contents import find_locked_leaks
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.rules.stack_facts import (
     BaseLeak,
@@ -83,6 +84,8 @@ def check_hook_glibc(subject: Subject) -> Iterator[Finding]:
 def check_base_python(subject: Subject) -> Iterator[Finding]:
     """A pinned Python that is not the base's own."""
     release, pinned = _find_base(subject), subject.recipe.pins.python
+    if subject.lock and subject.lock.base:
+        return  # whose own Python was looked at when it was locked
     if release is None or release.python is None or pinned is None or Version(pinned) == Version(release.python):
         return
     debian = subject.recipe.base.debian
@@ -98,9 +101,12 @@ def check_base_python(subject: Subject) -> Iterator[Finding]:
 
 
 def check_leaks(subject: Subject) -> Iterator[Finding]:
-    """What a known image leaves in every job, and the recipe neither removes nor unsets."""
+    """What the locked image, or one that is known, leaves in every job, and the recipe neither removes nor unsets."""
     base = subject.recipe.base.oci
     if base is None:
+        return
+    if subject.lock and subject.lock.base:
+        yield from find_locked_leaks(subject, frozenset(_own_variables(subject)))
         return
     for leak in base_facts().leaks:
         if not _applies(leak, subject):
@@ -154,6 +160,8 @@ def _find_glibc(subject: Subject) -> Version | None:
     locked = read_version((subject.deb("libc6") or "").partition("-")[0])
     if locked is not None:
         return locked
+    if subject.lock and subject.lock.base:
+        return read_version(subject.lock.base.contents.glibc)
     release = _find_base(subject)
     return read_version(release.glibc) if release else None
 

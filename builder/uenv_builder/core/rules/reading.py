@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from uenv_builder.core.rules.runtime import Runtime
 from uenv_builder.core.rules.subject import Subject
-from uenv_builder.model.lock import Lock
+from uenv_builder.model.lock import Lock, LockedBase
 from uenv_builder.model.recipe import Pins
 
 _Value = TypeVar("_Value")
@@ -141,7 +141,7 @@ def _noted_lock(lock: Lock, note: Note) -> Lock:
     python, accelerator = lock.python, lock.accelerator
     packages = tuple(
         deb.model_copy(update=_noted_fields(deb, note, dict.fromkeys(("name", "version"), ("package", deb.name))))
-        for deb in lock.userland.packages
+        for deb in lock.debs
     )
     wheels = tuple(
         one.model_copy(update=_noted_fields(one, note, dict.fromkeys(("name", "version", "file"), ("wheel", one.name))))
@@ -153,11 +153,20 @@ def _noted_lock(lock: Lock, note: Note) -> Lock:
     version: dict[str, Reading] = {"version": ("component", "python")}
     return lock.model_copy(
         update={
-            "userland": lock.userland.model_copy(update={"packages": packages}),
+            "userland": lock.userland and lock.userland.model_copy(update={"packages": packages}),
+            "base": lock.base and _noted_base(lock.base, note),
             "python": python and python.model_copy(update={**_noted_fields(python, note, version), "wheels": wheels}),
             "accelerator": accelerator and accelerator.model_copy(update=_noted_fields(accelerator, note, parts)),
         }
     )
+
+
+def _noted_base(base: LockedBase, note: Note) -> LockedBase:
+    noted = {
+        "packages": _NotedMapping(base.contents.packages, lambda name: note(("package", name))),
+        "distributions": _NotedMapping(base.contents.distributions, lambda name: note(("wheel", name))),
+    }
+    return base.model_copy(update={"contents": base.contents.model_copy(update=noted)})
 
 
 def _noted_fields(model: BaseModel, note: Note, readings: Mapping[str, Reading]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from uenv_builder.core.rules import base_image, known_bad
+from uenv_builder.core.rules import base_contents, base_image, known_bad
 from uenv_builder.core.rules.finding import Finding
 from uenv_builder.core.rules.stack_facts import cuda_facts, find_nccl_wheel, find_release, nccl_facts, read_version
 from uenv_builder.core.rules.subject import Subject
@@ -178,6 +178,7 @@ RULES: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "torch-gpu": check_gpu_architecture,
     "nccl-wheel": check_nccl_wheel,
     "nccl-two-wheels": check_two_nccl,
+    **base_contents.RULES,
     **base_image.RULES,
     **known_bad.RULES,
 }

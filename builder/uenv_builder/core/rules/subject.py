@@ -8,7 +8,7 @@ from typing import Literal
 
 from packaging.version import InvalidVersion, Version
 
-from uenv_builder.core.environment import compose_environment
+from uenv_builder.core.environment import base_environment, compose_environment
 from uenv_builder.core.rules.runtime import Runtime
 from uenv_builder.core.yaml_tree import Path
 from uenv_builder.model.lock import Lock
@@ -63,12 +63,17 @@ class Subject:
         """Whether the network stack comes from the host's hooks."""
         return self.recipe.network in {"hook-host", "hook-artifact"}
 
+    @property
+    def base_env(self) -> dict[str, str]:
+        """The variables that the locked base image brings, without those that the recipe takes out."""
+        return base_environment(self.recipe, self.lock) if self.lock else {}
+
     @cached_property
     def env(self) -> dict[str, str]:
-        """The variables of a job: those that the hooks set, under those of the image (the system's and the recipe's),
-        under those of the EDF.
+        """The variables of a job: those that the hooks set, under those of the image (the base's, the system's and the
+        recipe's), under those of the EDF.
         """
-        image = compose_environment(self.system, self.recipe.network, self.recipe.env)
+        image = compose_environment(self.system, self.recipe.network, self.recipe.env, base=self.base_env)
         return {**(self.hooks.env if self.hooks else {}), **image, **self.recipe.edf.env}
 
     @cached_property
@@ -131,18 +136,18 @@ class Subject:
         return self._pinned("libcxi", self._built("libcxi"))
 
     def wheel(self, name: str) -> Component | None:
-        """The wheel of that normalised name in the lock."""
+        """The wheel of that normalised name in the lock, or the Python package of the base."""
         version = self._wheel(name)
         return _component(name, version, "lock", ("python", "requirements"))
 
     def deb(self, name: str) -> str | None:
-        """The version of the locked Debian package of that name, as Debian writes it."""
-        packages = self.lock.userland.packages if self.lock else ()
-        return next((package.version for package in packages if package.name == name), None)
+        """The version of the locked Debian package of that name, or the base's, as Debian writes it."""
+        return self.lock.packages.get(name) if self.lock else None
 
     def _wheel(self, name: str) -> str | None:
         wheels = self.lock.python.wheels if self.lock and self.lock.python else ()
-        return next((wheel.version for wheel in wheels if wheel.name == name), None)
+        own = next((wheel.version for wheel in wheels if wheel.name == name), None)
+        return own or (self.lock.base.contents.distributions.get(name) if self.lock and self.lock.base else None)
 
     def _built(self, name: str) -> str | None:
         components = self.lock.build.components if self.lock and self.lock.build else ()
