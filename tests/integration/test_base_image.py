@@ -148,7 +148,9 @@ def lowest():
     packages = "Package: libc6\nStatus: install ok installed\nVersion: 2.36-9\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n"  # noqa: E501
     tar.add("var/lib/dpkg/status", packages.encode())
     tar.add("usr/lib/python3/dist-packages/README", b"x")
-    for path, content in wheel_files("basepkg", "1.2").items():
+    # Its makers took out what its installer had written down: that is theirs.
+    own = {"basepkg-1.2.dist-info/INSTALLER": b"pip\n", "basepkg-1.2.dist-info/RECORD": b"basepkg/tests.py,,5\n"}
+    for path, content in (wheel_files("basepkg", "1.2") | own).items():
         tar.add(f"usr/local/lib/{real.name}/dist-packages/{path}", content)
     for path, content in {**HARMFUL, "etc/gone": b"x", "srv/old/a": b"x", "srv/old/b/c": b"x"}.items():
         tar.add(path, content)
@@ -329,7 +331,7 @@ def test_a_build_passes_its_checks_inside(place, build):
     report = json.loads((folder / "report.json").read_text())
     outcomes = {result["check"]: result["outcome"] for result in report["results"]}
     assert report["outcome"] == "passed", report
-    assert outcomes["python-starts"] == outcomes["imports"] == "passed"
+    assert outcomes["python-starts"] == outcomes["imports"] == outcomes["wheel-record"] == "passed"
 
 
 def test_programs_run_with_what_base_and_recipe_set(place, build):

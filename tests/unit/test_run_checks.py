@@ -84,6 +84,8 @@ def test_what_runs_on_every_image_follows_from_the_lock() -> None:
     assert names(None) == ["elf-machine", "elf-needed"]
     assert names(lock_of()) == ["elf-machine", "elf-needed", "python-starts", "wheel-record"]
     assert names(lock_of(CUDA))[-2:] == ["nccl-unique", "cudart-link"]
+    base = lock_of(CUDA).model_copy(update={"base": "an image with an NCCL of its own"})
+    assert "nccl-unique" not in names(base)
     assert names(None, "elf-needed") == ["elf-machine", "elf-needed"]
 
 

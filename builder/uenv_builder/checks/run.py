@@ -9,6 +9,7 @@ from dataclasses import replace
 from uenv_builder.checks import CHECKS
 from uenv_builder.checks.interface import CheckContext, Family, WantedCheck
 from uenv_builder.model.errors import BuildError, RecipeError
+from uenv_builder.model.lock import Lock
 from uenv_builder.model.report import CheckResult
 from uenv_builder.system.events import Listener
 
@@ -21,10 +22,16 @@ def complete_wanted(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> list[Wa
         names += ["python-starts"]
         names += ["wheel-record"] if ctx.lock.python.wheels else []
     accelerator = ctx.lock.accelerator if ctx.lock else None
-    names += ["nccl-unique"] if accelerator and accelerator.nccl else []
+    names += ["nccl-unique"] if accelerator and accelerator.nccl and _nccl_is_a_wheel(ctx.lock) else []
     names += ["cudart-link"] if accelerator and accelerator.cuda else []
     given = {check.name for check in wanted}
     return [*(WantedCheck(name=name) for name in names if name not in given), *wanted]
+
+
+def _nccl_is_a_wheel(lock: Lock | None) -> bool:
+    """False on a base image that brings a torch and an NCCL of its own."""
+    wheels = lock.python.wheels if lock and lock.python else ()
+    return not (lock and lock.base) or any(wheel.name.startswith("nvidia-nccl") for wheel in wheels)
 
 
 def run_checks(ctx: CheckContext, wanted: Sequence[WantedCheck], listener: Listener) -> list[CheckResult]:

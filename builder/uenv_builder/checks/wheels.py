@@ -58,12 +58,18 @@ def check_records(tree: ImageTree) -> CheckResult:
 def find_records(tree: ImageTree) -> dict[str, list[Recorded]]:
     """The lines of each RECORD by its path; without those that a wheel carries inside a package that it vendors.
 
-    Such a RECORD is an ordinary file of its wheel, listed with a digest, and speaks of an installation elsewhere.
+    Such a RECORD is an ordinary file of its wheel, listed with a digest, and speaks of an installation elsewhere. What
+    pip and others installed in a base image, and what its makers then did to it, is theirs.
     """
-    paths = [path for path, _ in tree.files() if path.endswith(".dist-info/RECORD")]
+    paths = [path for path, _ in tree.files() if path.endswith(".dist-info/RECORD") and _is_ours(tree, path)]
     records = {path: list(read_record(tree, path)) for path in paths}
     carried = {line.path for path, lines in records.items() for line in lines if line.digest and line.path != path}
     return {path: lines for path, lines in records.items() if path not in carried}
+
+
+def _is_ours(tree: ImageTree, record: str) -> bool:
+    installer = tree.resolve(f"{posixpath.dirname(record)}/INSTALLER")
+    return installer is None or Path(tree.outside(installer)).read_bytes().strip() == b"uenv-builder"
 
 
 def read_record(tree: ImageTree, path: str) -> Iterator[Recorded]:
