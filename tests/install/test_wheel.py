@@ -25,6 +25,7 @@ KINDS = [
     r"checks/inside/\w+\.(c|h|sh)",
     r"launchers/\w+\.sh",
     r"recipes/[\w./-]+/(recipe|\w+\.lock)\.yaml",
+    r"recipes/[\w./-]+/\w+\.start\.txt",
     r"recipes/components/[\w-]+/(component\.yaml|build\.sh\.j2|check\.sh|[\w.-]+\.patch)",
     r"environments/[\w./-]+",
     r"(recipes|templates|environments)/\.gitkeep",
