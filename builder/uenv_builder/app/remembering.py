@@ -20,7 +20,8 @@ from uenv_builder.system.up_to_date import Answer, keep_answer
 
 def remember(session: Session, prepared: Prepared, folder: Path, recipe: str, answer: Answer) -> None:
     """Record that the command of this process, which asked for `recipe`, found the build at `folder` up to date."""
-    sources = [*_code(), *settings_places(), *map(Path, session.settings.systems), *_recipe(prepared)]
+    systems = [Path(name).expanduser() for name in session.settings.systems if name]
+    sources = [*_code(), *settings_places(), *systems, *_recipe(prepared)]
     results = [*_outputs(folder), *_stored(session, prepared, folder)]
     listed = [*_by_name(session, prepared, recipe), Path(sysconfig.get_path("purelib"))]
     keep_answer(sys.argv[1:], answer, sources=sources, results=results, listed=listed)
