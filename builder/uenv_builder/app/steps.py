@@ -68,16 +68,18 @@ class StepRunner:
         sources = self._sources(missing)
         self._require_downloads(missing, sources)
         folders: dict[str, Path] = {}
-        # The largest first: nobody should wait for one large wheel that began last.
+        followers = {step.inputs[0]: step for step in steps if step.kind == "bytecode"}
         once = {step.id: step for step in steps if not step.inputs}  # an image may have a layer twice
-        first = sorted(once.values(), key=lambda step: -step.download_bytes)
+        # What another layer waits for, then the largest: nobody should wait for one large wheel that began last.
+        first = sorted(once.values(), key=lambda step: (step.id not in followers, -step.download_bytes))
         pool = ThreadPoolExecutor(max_workers=self.session.jobs + 2, thread_name_prefix="step")
         try:
             # What cannot be had is known before anything is compiled.
             fetching = pool.submit(fetch_sources, self.session, sources)
-            running = {step.id: pool.submit(self._result, step, folders) for step in first}
+            running = [pool.submit(self._in_turn, step, followers.get(step.id)) for step in first]
             fetching.result()
-            folders |= {identity: future.result() for identity, future in running.items()}
+            for future in running:
+                folders |= future.result()
         except BaseException:
             self._stopped.set()
             self.session.stop_downloads()
@@ -85,8 +87,15 @@ class StepRunner:
         finally:
             pool.shutdown(cancel_futures=True)
         for step in steps:
-            if step.inputs:
+            if step.id not in folders:
                 folders[step.id] = self._result(step, folders)
+        return folders
+
+    def _in_turn(self, step: Step, follower: Step | None) -> dict[str, Path]:
+        """The results of both; the second is made from the first alone."""
+        folders = {step.id: self._result(step, {})}
+        if follower:
+            folders[follower.id] = self._result(follower, folders)
         return folders
 
     def _needed_steps(self) -> list[Step]:
