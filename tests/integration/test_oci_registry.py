@@ -17,7 +17,9 @@ import pytest
 import requests
 from faulty_server import Answer, FaultyServer, serving
 
+from uenv_builder.app.mirroring import fill_mirror
 from uenv_builder.app.session import Session
+from uenv_builder.core.artefacts import artefact_of, base_parts
 from uenv_builder.core.image_reference import RegistryAccess
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.layers.oci_layer import oci_layer_entries
@@ -394,6 +396,24 @@ def test_the_password_goes_to_the_token_service_only(login_server, connect, tmp_
     resolve_base(login_server.image, "arm64", connect(auth_files=(path,)))
     assert login_server.token_requests[-1][2] == BASIC
     assert BASIC not in {headers.get("Authorization") for headers in login_server.headers}
+
+
+def test_a_mirror_is_filled_with_the_users_login(login_server, layouts, tmp_path, monkeypatch, recorder):
+    login_server.accepted = {BASIC}
+    auth = log_in(tmp_path / "logins.json", login_server.host)
+    settings = Settings(cache=str(tmp_path / "store"), registry_auth_files=(str(auth),))
+    session = Session(settings=settings, listener=recorder)
+    base = resolve_base(login_server.image, "arm64", session.registries)
+    login_server.files[f"/v2/app/manifests/sha256:{base.index_digest}"] = login_server.files[MANIFEST]
+    artefacts = [artefact_of(part) for part in base_parts(base)]
+    filled = fill_mirror(session, tmp_path / "mirror", artefacts)
+    assert filled.added == len({artefact.sha256 for artefact in artefacts}) == 5
+    manifest, config = documents(layouts["arm64"])
+    for content in (manifest, config):
+        assert (tmp_path / "mirror/sha256" / sha256(content)[:2] / sha256(content)).read_bytes() == content
+    stranger = Session(settings=Settings(cache=str(tmp_path / "empty"), registry_auth_files=(str(tmp_path / "none"),)))
+    with pytest.raises(NetworkError, match="unauthorised"):
+        fill_mirror(stranger, tmp_path / "other", artefacts)
 
 
 def test_a_refused_password_names_its_file(login_server, connect, tmp_path):

@@ -67,7 +67,7 @@ def describe(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> Document:
     accelerator = lock.accelerator
     return {
         "lock": str(loaded.lock_path(uarch.name)),
-        **({"base": lock.base.reference, "layers": len(lock.base.layers)} if lock.base else {}),
+        **({"base": lock.base.name, "layers": len(lock.base.layers)} if lock.base else {}),
         "packages": len(lock.debs),
         "wheels": len(wheels),
         "megabytes": round(sum(sizes) / 1e6, 1),

@@ -58,9 +58,13 @@ def lock(
                 what = locking.Upgrade(everything=upgrade_all, names=frozenset(upgrade or ()))
                 lock = locking.write_lock(run.session, loaded, node_type, upgrade=what)
             results.append(locking.describe(loaded, node_type, lock))
-        lines = [
-            f"{result['lock']}: {result['packages']} Debian packages, {result['wheels']} wheels, "
-            f"{result['megabytes']} MB to download"
-            for result in results
-        ]
-        run.show({"locks": results}, lines)
+        run.show({"locks": results}, [_line(result) for result in results])
+
+
+def _line(result: Document) -> str:
+    base = (
+        f"{result['layers']} layers of {result['base']}"
+        if "base" in result
+        else f"{result['packages']} Debian packages"
+    )
+    return f"{result['lock']}: {base}, {result['wheels']} wheels, {result['megabytes']} MB to download"

@@ -40,9 +40,13 @@ def find_changes(case: Case, chains: list[Chain]) -> Iterator[str]:
         place = f", at {case.place(('pins', component))}" if case.pinned else ""
         yield f"`pins: {{{component}: ...}}`{place}, {case.then_lock}"
     wheels = {_end_of(chain) for chain in chains} - {*case.identity.packages}
-    for name in sorted({*case.identity.wheels, *wheels}):
+    base = case.lock.base if case.lock else None
+    of_base = {*base.contents.packages, *base.contents.distributions} if base else set()
+    if of_base & {*case.identity.wheels, *case.identity.packages}:
+        yield f"another image at {case.place(('base', 'oci', 'image'))}, {case.then_lock}"
+    for name in sorted({*case.identity.wheels, *wheels} - of_base):
         yield from _change_wheel(case, name, [one for one in chains if _end_of(one) == name])
-    for name in case.identity.packages:
+    for name in case.identity.packages if base is None else ():
         if case.lock is not None:
             yield f"`uenv lock {case.command} --upgrade {name}`, for the newest version that the suite has"
         yield f"`{name}=VERSION` under `base: debian: packages:`, for another version that the suite has"

@@ -74,6 +74,7 @@ def identify(name: str, recipe: Recipe, lock: Lock | None) -> Identity:
     known = {*Pins.model_fields, *PARTS}
     component = pin if pin in known else next((one for one in PARTS if re.fullmatch(PARTS[one], wheel)), None)
     wheels = {each.name for each in lock.python.wheels} if lock and lock.python else set()
+    wheels |= set(lock.base.contents.distributions) if lock and lock.base else set()
     packages = set(lock.packages) if lock else _package_words(recipe)
     pattern = PARTS.get(component or "", r"(?!)")
     found = {wheel} & wheels or {each for each in wheels if re.fullmatch(pattern, each)}
@@ -99,6 +100,7 @@ def _require_known(loaded: LoadedRecipe, name: str, locks: list[Lock]) -> None:
     for lock in locks:
         known |= {wheel.name for wheel in lock.python.wheels} if lock.python else set()
         known |= set(lock.packages)
+        known |= set(lock.base.contents.distributions) if lock.base else set()
     spellings = {name.strip().lower(), str(canonicalize_name(name)), str(canonicalize_name(name)).replace("-", "_")}
     if spellings & known or identify(name, recipe, None).components:
         return
