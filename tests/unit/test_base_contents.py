@@ -2,9 +2,12 @@
 
 import pytest
 
-from uenv_builder.app.base_locking import base_accelerator, is_met
+from uenv_builder.app.base_locking import base_accelerator, is_met, require_buildable
+from uenv_builder.app.recipes import load_recipe
 from uenv_builder.core.base_contents import BaseFiles, is_telling, read_contents
+from uenv_builder.model.errors import IncompatibleError
 from uenv_builder.model.lock import LockedBase, LockedContents
+from uenv_command import ROOT
 
 PATH = {"PATH": "/usr/local/bin:/usr/bin"}
 STATUS = b"""\
@@ -126,3 +129,14 @@ def test_the_accelerator_is_what_the_images_variables_say():
 )
 def test_a_pin_of_torch_is_met_by_the_bases_own(has, wanted, met):
     assert is_met(base({"torch": has} if has else {}), "Torch", wanted) == met
+
+
+def test_components_are_refused_on_a_base_image(tmp_path):
+    text = (ROOT / "recipes/ngc-pytorch/26.06/recipe.yaml").read_text().replace("hook-artifact", "image")
+    (tmp_path / "recipe.yaml").write_text(f"{text}\ncomponents:\n  xpmem: {{}}\n")
+    with pytest.raises(IncompatibleError, match="builds xpmem from source") as caught:
+        require_buildable(load_recipe(tmp_path / "recipe.yaml"))
+    [finding] = caught.value.diagnostics
+    assert finding.rule == "base-components"
+    assert finding.position.line == text.splitlines().index("  oci:") + 2
+    require_buildable(load_recipe(ROOT / "recipes/ngc-pytorch/26.06/recipe.yaml"))

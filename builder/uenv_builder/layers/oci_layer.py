@@ -31,7 +31,8 @@ _MAX_EXTENDED = 1 << 20  # bytes of one extended header: they are read into memo
 _EXTENDED = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
              tarfile.GNUTYPE_LONGLINK}  # fmt: skip
 _SPECIAL = {tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE}
-_DAMAGE = (EOFError, OSError, igzip_lib.IsalError, zstandard.ZstdError)
+_INFLATING = cast("type[Exception]", igzip_lib.IsalError)  # its stub takes it for an instance
+_DAMAGE = (EOFError, OSError, _INFLATING, zstandard.ZstdError)
 _COMPRESSION = re.compile(r"application/vnd\.(?:oci|docker)\.image\.[a-z0-9.]*\.tar(?:[+.](gzip|zstd))?")
 
 
