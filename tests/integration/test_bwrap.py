@@ -169,6 +169,14 @@ def test_the_machine_is_not_visible(image: Path, tmp_path: Path) -> None:
     assert {"bin", "dev", "proc", "tmp"} <= set(completed.stdout.split())
 
 
+def test_the_processors_and_devices_can_be_looked_at_and_not_changed(image: Path) -> None:
+    there = Path("/sys/devices/system/cpu/possible")
+    if not there.is_file():
+        pytest.skip("this machine shows no /sys")
+    command = shell("cat /sys/devices/system/cpu/possible; touch /sys/devices/x 2>/dev/null && echo written; true")
+    assert BwrapSandbox().run(image, command).stdout == there.read_text()
+
+
 def test_capabilities_are_gone(image: Path) -> None:
     completed = BwrapSandbox().run(image, shell("cat /proc/self/status"))
     fields = dict(line.split(":\t") for line in completed.stdout.splitlines() if ":\t" in line)

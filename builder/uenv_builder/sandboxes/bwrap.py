@@ -136,8 +136,9 @@ class BwrapSandbox:
         return [_explain(machine, (completed.stderr.strip() or f"exit {completed.returncode}").splitlines()[-1])]
 
     def _options(self, root: str, command: Command, *, emulated: bool) -> list[str]:
-        # /sys is left out: qemu 7.2 reads the host's processor topology there and crashes.
         options = ["--bind", root, "/", "--dev", "/dev", "--proc", "/proc"]
+        # NCCL and MPI read there which processors and devices there are. qemu 7.2 reads it, too, and crashes.
+        options += [] if emulated else ["--ro-bind-try", "/sys", "/sys"]
         for folder, mode in (("/tmp", "1777"), ("/dev/shm", "1777"), ("/run", "0755")):  # noqa: S108  (inside)
             options += ["--perms", mode, "--tmpfs", folder]
         options += ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--hostname", "localhost", "--clearenv"]
