@@ -241,6 +241,33 @@ def test_only_what_changed_is_compiled_again_and_gives_the_same_bytes(stack):
     assert again.document["manifest"]["squashfs"] == first.document["manifest"]["squashfs"]
 
 
+def has_commit(repository, wanted):
+    command = ["git", "-C", repository, "cat-file", "-e", wanted]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_a_damaged_commit_in_the_store_is_fetched_anew_and_not_compiled(stack):
+    first = stack.build("x86_64").document
+    step = next(step for step in first["manifest"]["steps"] if step["name"] == "greet 1.0")
+    shutil.rmtree(stack.uenv.cache / "steps" / step["id"][:2] / step["id"])
+    wanted = subprocess.run(
+        ["git", "-C", stack.folder / "greet-source", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    [repository] = [path for path in stack.uenv.cache.glob("steps/*/*/repository.git") if has_commit(path, wanted)]
+    objects = [path for path in repository.glob("objects/*/*") if path.suffix == ".pack" or len(path.name) == 38]
+    for path in objects:
+        path.chmod(0o644)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert objects
+    again = stack.build("x86_64", "--locked")
+    assert again.code == 0, again.stderr
+    assert "dropped what is damaged in the store, to be made anew: source of greet 1.0" in again.stderr
+    assert "greet 1.0" in again.document["built"]
+    assert again.document["manifest"]["squashfs"] == first["manifest"]["squashfs"]
+
+
 @pytest.fixture
 def broken(stack):
     """The recipe with a script that fails."""

@@ -5,8 +5,9 @@ import re
 
 from rich.console import Console
 
-from uenv_builder.system.terminal import Lines, listener_for
+from uenv_builder.system.terminal import listener_for
 from uenv_builder.system.terminal_bars import Bars
+from uenv_builder.system.terminal_lines import Lines
 
 
 def test_lines_are_timed_and_name_what_was_done():
@@ -23,7 +24,7 @@ def test_lines_are_timed_and_name_what_was_done():
 
 def test_lines_tell_rates_of_long_work(monkeypatch):
     stream, now = io.StringIO(), [100.0]
-    monkeypatch.setattr("uenv_builder.system.terminal.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("uenv_builder.system.terminal_lines.time.monotonic", lambda: now[0])
     lines = Lines(stream)
     with lines.task("fetching", 40_000_000) as task:
         now[0] += 20

@@ -14,13 +14,14 @@ from uenv_builder.app.preparing import Prepared
 from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
 from uenv_builder.app.reports import exit_code_of, reusable_report, summary_lines
 from uenv_builder.app.session import Session
-from uenv_builder.app.storing import keep_build, keep_lock, references_of
+from uenv_builder.app.storing import commits_of, keep_build, keep_lock, references_of
 from uenv_builder.core.digest import Document
 from uenv_builder.core.lock_file import dump_lock
 from uenv_builder.core.plan_changes import plan_document, read_plan
 from uenv_builder.images.oci import read_oci_layout
 from uenv_builder.images.squashfs.start_part import read_extents
 from uenv_builder.model.errors import BuildError, LockError, UsageError
+from uenv_builder.model.lock import Lock
 from uenv_builder.model.plan import Plan
 from uenv_builder.model.report import Report
 from uenv_builder.system.abandoned import remove_abandoned
@@ -99,7 +100,7 @@ def build(session: Session, prepared: Prepared, *, output: Path | None = None, t
             try:
                 image = _make(session, prepared, folder, seconds)
             except LockError as error:
-                if not _drop_damaged(session, prepared.plan, error):
+                if not _drop_damaged(session, prepared.plan, prepared.lock, error):
                     raise
                 image = _make(session, prepared, folder, seconds)
         report = _check(session, image, old_report) if test else None
@@ -123,17 +124,18 @@ def _make(session: Session, prepared: Prepared, folder: Path, seconds: dict[str,
         return _write_folder(folder, prepared, folders, made=frozenset(runner.seconds))
 
 
-def _drop_damaged(session: Session, plan: Plan, error: LockError) -> bool:
-    """Whether results of the plan were damaged, and are dropped now, so that it is worth to make them anew.
+def _drop_damaged(session: Session, plan: Plan, lock: Lock, error: LockError) -> bool:
+    """Whether results of the plan, or commits of the lock, were damaged, and are dropped now: then try it again.
 
     Nothing is read unless `error` says that something was damaged; in a store that may only be read, all stays.
     """
     if error.diagnostics[0].rule != "hash-mismatch":
         return False
     session.listener.note(error.diagnostics[0].message)
-    stored = [step for step in plan.steps if session.store.step_folder(step.id) is not None]
+    names = {step.id: step.name for step in plan.steps} | commits_of(lock)
+    stored = [identity for identity in names if session.store.step_folder(identity) is not None]
     try:
-        dropped = [step.name for step in stored if session.store.sound_step(step.id) is None]
+        dropped = [names[identity] for identity in stored if session.store.sound_step(identity) is None]
     except BuildError:
         return False
     if dropped:
@@ -159,13 +161,13 @@ def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage
     Its image has to be the stored file itself, which was hashed when it came there; a copy on another file system is
     not.
     """
-    stored = {step.kind: session.store.step_folder(step.id) for step in prepared.plan.lasting()}
-    image = stored.get("squashfs")
-    if None in stored.values() or image is None or not (folder / outputs.MANIFEST).is_file():
+    stored = [(step.kind, session.store.step_folder(step.id)) for step in prepared.plan.lasting()]
+    image = dict(stored).get("squashfs")
+    if image is None or None in (place for _, place in stored) or not (folder / outputs.MANIFEST).is_file():
         return None
     try:
         built = open_build(folder)
-        recorded = {key: built.manifest[key] for key in ("squashfs", "oci") if key in stored}
+        recorded = {key: built.manifest[key] for key in ("squashfs", "oci") if key in dict(stored)}
         document = json.loads(json.dumps({**_manifest(prepared, folder), **recorded}))
         same = (
             document == built.manifest

@@ -22,7 +22,7 @@ _DAY = 86400.0
 
 def references_of(plan: Plan, lock: Lock) -> References:
     """All that a build of this plan may look for in the store while it runs."""
-    return References.of([*(step.id for step in plan.steps), *_commits(lock)], _hashes(lock))
+    return References.of([*(step.id for step in plan.steps), *commits_of(lock)], _hashes(lock))
 
 
 def keep_build(store: Store, folder: Path, plan: Plan) -> None:
@@ -32,7 +32,7 @@ def keep_build(store: Store, folder: Path, plan: Plan) -> None:
 
 def keep_lock(store: Store, file: Path, lock: Lock) -> None:
     """Keep the downloads and commits that the lock names as long as `file` is there. Raises BuildError."""
-    store.add_root("lock", file, References.of(_commits(lock), _hashes(lock)))
+    store.add_root("lock", file, References.of(commits_of(lock), _hashes(lock)))
 
 
 def result_label(step: Step, image: str) -> str:
@@ -140,6 +140,12 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _commits(lock: Lock) -> list[str]:
+def commits_of(lock: Lock) -> dict[str, str]:
+    """The store's ids of the commits that the lock names, each with the component that it is a source of."""
     components = lock.build.components if lock.build else ()
-    return [git_step_id(source) for component in components for source in component.sources if source.commit]
+    return {
+        git_step_id(source): f"source of {component.name} {component.version}"
+        for component in components
+        for source in component.sources
+        if source.commit
+    }

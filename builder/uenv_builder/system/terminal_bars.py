@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.progress import Task as RichTask
 
 from uenv_builder.system.events import Task
-from uenv_builder.system.terminal import size_text
+from uenv_builder.system.terminal_lines import size_text
 
 
 class _ForKnownSizes(ProgressColumn):
