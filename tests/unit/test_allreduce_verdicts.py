@@ -114,6 +114,43 @@ def test_a_faulty_node_excuses_what_can_come_from_it(name, part, verdict):
         assert found.details[0].startswith(f"without these faults: {VERDICTS[name][1]}")
 
 
+def changed(name, change):
+    lines = (LOGS / f"{name}.log").read_text(encoding="utf-8").splitlines()
+    reading = read_log(change(lines))
+    return judge(observe_benchmark("all_reduce_perf", reading, returncode=0, limit=300), TWO_NODES, load_figures())
+
+
+def mix_alone(lines):
+    """Eight programs that do not find each other, and print their tables at the same time."""
+    found = []
+    for line in lines:
+        alone = line.replace("#  Rank  3", "#  Rank  0") if "#  Rank  " in line else line
+        found += [alone] if "NCCL INFO" in line else [] if "#  Rank  " in line and "Rank  0" not in line else [line] * 8
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (mix_alone, "1 ranks took part, 8 were started"),
+        (lambda lines: lines[: len(lines) - 4], "the table is not whole: the sums below it are missing"),
+        (lambda lines: [line.replace(" 0    1092.5", " N/A 1092.5").replace("107.50      0", "107.50 N/A")
+                        for line in lines], "the values of 1 of 3 rows were not compared"),
+        (lambda lines: [line for line in lines if not ("4007" in line and "Selected" in line)],
+         "7 of 8 ranks told which provider libfabric used"),
+        (lambda lines: [line for line in lines if not ("4007" in line and "Using network" in line)],
+         "7 of 8 ranks told which network NCCL used"),
+        (lambda lines: [line for line in lines if not line.lstrip().startswith(("6710", "1342"))],
+         "no size with a floor was measured (67108864, 134217728, 1073741824 bytes)"),
+        (lambda lines: [line.replace("on  nid001001", "on  nid001000").replace("nNodes 2", "nNodes 1")
+                        for line in lines], "NCCL saw 1 nodes, 2 were asked for"),
+    ],
+)  # fmt: skip
+def test_a_good_run_with_a_gap_proves_nothing(change, reason):
+    found = changed("good-cxi", change)
+    assert (found.name, found.reason) == ("not-proved", reason), found
+
+
 def test_a_known_good_image_tells_nodes_from_images():
     bad, good = Verdict("low-bandwidth", "slow"), Verdict("good", "")
     alike = compare_with_known_good(bad, Verdict("hang", "stuck"), "pytorch/1")
@@ -132,21 +169,22 @@ def test_without_promises_versions_and_networks_are_not_judged():
 
 
 def rank(number, **changes):
-    found = {"rank": number, "wrong": [], "compared": 10, "nccl": 23007, "bandwidths": {"8000000000": 60.0 - number}}
+    found = {"rank": number, "wrong": [], "compared": 10, "nccl": 23007, "bandwidths": {"8000000000": 70.0 - number}}
     return {**found, **changes}
 
 
 def answers(**changes):
     return [
-        {"node": f"n{node}", "late": [], "broken": {}, "findings": [rank(8 * node + i) for i in range(4)], **changes}
+        {"node": f"n{node}", "late": [], "broken": {}, "findings": [rank(4 * node + i) for i in range(4)], **changes}
         for node in range(4)
     ]
 
 
 FOUR_NODES = replace(TWO_NODES, nodes=4)
 GOOD = [
-    "x NCCL INFO Using network AWS Libfabric",
-    "x NCCL INFO NET/OFI Selected provider is cxi, fabric is cxi (found 4 nics)",
+    f"nid{process // 4}:{process}:{process} [0] NCCL INFO {text}"
+    for process in range(16)
+    for text in ("Using network AWS Libfabric", "NET/OFI Selected provider is cxi, fabric is cxi (found 4 nics)")
 ]
 
 
@@ -157,10 +195,35 @@ def torch_verdict(documents, returncode=0, log=GOOD):
 
 def test_ranks_of_torch_that_agree_pass_and_the_slowest_counts():
     run, verdict = torch_verdict(answers())
-    assert run.bandwidths == {8_000_000_000: 33.0}
-    assert verdict.name == "low-bandwidth"
-    run, verdict = torch_verdict([{**item, "findings": [rank(0)] * 4} for item in answers()])
+    assert run.bandwidths == {8_000_000_000: 55.0}
     assert (verdict.name, run.compared, run.ranks, run.nccl) == ("good", 160, 16, ("2.30.7",))
+    slow = answers()
+    slow[3]["findings"][0]["bandwidths"] = {"8000000000": 49.0}
+    assert torch_verdict(slow)[1].name == "low-bandwidth"
+
+
+def change_last(**changes):
+    documents = answers()
+    documents[3]["findings"][3].update(changes)
+    return documents
+
+
+@pytest.mark.parametrize(
+    ("documents", "log", "reason"),
+    [
+        (change_last(compared=0), GOOD, "rank 15 compared no data"),
+        (change_last(nccl=None), GOOD, "15 of 16 ranks told which NCCL they have"),
+        (change_last(rank=0), GOOD, "15 ranks took part, 16 were started"),
+        (answers(), GOOD[:-2], "15 of 16 ranks told which network NCCL used"),
+        (answers(), GOOD[:-1], "15 of 16 ranks told which provider libfabric used"),
+        (answers(), [*GOOD, "nid0:1:1 [0] NCCL INFO nRanks 16 nNodes 2 x"], "NCCL saw 2 nodes, 4 were asked for"),
+        ([{**item, "findings": [{**one, "bandwidths": {"4": 1.0}} for one in item["findings"]]} for item in answers()],
+         GOOD, "no size with a floor was measured (8000000000 bytes)"),
+    ],
+)  # fmt: skip
+def test_one_rank_that_leaves_something_open_leaves_all_open(documents, log, reason):
+    found = torch_verdict(documents, log=log)[1]
+    assert (found.name, found.reason) == ("not-proved", reason)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +236,7 @@ def test_ranks_of_torch_that_agree_pass_and_the_slowest_counts():
             "int32, 9 elements: rank 1 has 7 at 4",
         ),
         ({"findings": [rank(0, nccl=22907), rank(1)]}, 0, "mixed-versions", "the ranks have NCCL 2.29.7 and 2.30.7"),
-        ({"findings": [rank(0)]}, 0, "not-proved", "4 ranks took part, 16 were started"),
+        ({"findings": [rank(0)]}, 0, "not-proved", "1 ranks took part, 16 were started"),
         ({"broken": {"3": -9}}, 1, "crashed", "n0: rank 3 ended with -9"),
         ({"late": [2]}, 1, "crashed", "n0: rank 2 did not end in time"),
         ({"findings": []}, None, "hang", "did not end within 300 s"),

@@ -49,8 +49,9 @@ cat "$from/$name.log"
 exit "$(cat "$from/$name.code" 2>/dev/null || echo 0)"
 """
 GOOD_TORCH = [
-    "x NCCL INFO Using network AWS Libfabric",
-    "x NCCL INFO NET/OFI Selected provider is cxi, fabric is cxi (found 4 nics)",
+    f"nid{rank // 4}:{rank}:{rank} [0] NCCL INFO {text}"
+    for rank in range(8)
+    for text in ("Using network AWS Libfabric", "NET/OFI Selected provider is cxi, fabric is cxi (found 4 nics)")
 ]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from uenv_builder.core.allreduce.figures import Operation
 from uenv_builder.core.allreduce.nodes import NodeFault
 from uenv_builder.core.allreduce.verdict import Observation
 from uenv_builder.core.digest import Json
-from uenv_builder.core.logs.benchmarks import nccl_version
+from uenv_builder.core.logs.benchmarks import Benchmark, nccl_version
 from uenv_builder.core.logs.reading import LogReading
 
 
@@ -34,6 +34,7 @@ def observe_benchmark(
         # Ranks that do not find each other are as many runs of one rank.
         ranks=max((run.ranks for run in runs), default=0),
         compared=sum(run.checked for run in runs),
+        gaps=tuple(_gaps_of_table(runs)),
         wrong=tuple(wrong),
         nccl=tuple(dict.fromkeys(told)),
         bandwidths=bandwidths,
@@ -54,7 +55,8 @@ def observe_ranks(
         returncode=returncode,
         limit=limit,
         reading=reading,
-        ranks=len(findings),
+        ranks=len({str(item.get("rank")) for item in findings}),
+        gaps=tuple(_gaps_of_ranks(findings, codes)),
         compared=sum(int(str(item.get("compared", 0))) for item in findings),
         wrong=tuple(_describe(place) for item in findings for place in _list(item.get("wrong"))),
         nccl=tuple(dict.fromkeys(told)),
@@ -62,6 +64,22 @@ def observe_ranks(
         faults=tuple(faults),
         problems=tuple(problem for answer in answers for problem in _problems(answer)),
     )
+
+
+def _gaps_of_table(runs: Sequence[Benchmark]) -> Iterator[str]:
+    unchecked, rows = sum(run.unchecked for run in runs), sum(run.checked + run.unchecked for run in runs)
+    if unchecked < rows and unchecked:
+        yield f"the values of {unchecked} of {rows} rows were not compared"
+    if any(not run.is_whole for run in runs):
+        yield "the table is not whole: the sums below it are missing"
+
+
+def _gaps_of_ranks(findings: Sequence[Mapping[str, Json]], codes: Sequence[int]) -> Iterator[str]:
+    idle = [str(item.get("rank")) for item in findings if not item.get("compared")]
+    if idle and len(idle) < len(findings):
+        yield f"rank {idle[0]} compared no data"
+    if codes and len(codes) < len(findings):
+        yield f"{len(codes)} of {len(findings)} ranks told which NCCL they have"
 
 
 def _slowest(findings: Sequence[Mapping[str, Json]]) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,6 +81,8 @@ class Observation:
     faults: tuple[NodeFault, ...] = ()
     problems: tuple[str, ...] = ()
     """What the program says of ranks that broke or came late."""
+    gaps: tuple[str, ...] = ()
+    """What its data and tables do not cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,25 +217,47 @@ def _judge_end(
 def _judge_proof(
     seen: Observation,
     expected: Expectation,
-    known: FigureFile,  # noqa: ARG001
+    known: FigureFile,
     log: Mapping[str, LogFinding],  # noqa: ARG001
 ) -> Verdict | None:
     """What a run that ended well still leaves open."""
-    facts = seen.reading.facts
     missing = []
     if seen.ranks != expected.ranks:
         missing.append(f"{seen.ranks} ranks took part, {expected.ranks} were started")
+    if seen.reading.facts.nodes not in {None, expected.nodes}:
+        missing.append(f"NCCL saw {seen.reading.facts.nodes} nodes, {expected.nodes} were asked for")
     if not seen.compared:
         missing.append("no data were compared")
     if not seen.bandwidths:
         missing.append("no bandwidth was measured")
+    missing += seen.gaps
     if not seen.nccl:
         missing.append("the version of NCCL that ran is not told")
-    if expected.nodes > 1 and expected.plugin and not facts.networks:
-        missing.append("the log does not tell which network NCCL used")
-    if expected.nodes > 1 and expected.provider and not facts.providers:
-        missing.append("the log does not tell which provider libfabric used")
+    missing += [*_open_transport(seen, expected), *_open_bandwidth(seen, expected, known)]
     return Verdict("not-proved", missing[0], "", tuple(missing[1:])) if missing else None
+
+
+def _open_transport(seen: Observation, expected: Expectation) -> Iterator[str]:
+    """Each rank of a job on many nodes is a process, and has to tell its network and its provider itself."""
+    if expected.nodes < 2:
+        return
+    facts = seen.reading.facts
+    for wanted, values, told, text in (
+        (expected.plugin, facts.networks, facts.told_network, "network NCCL"),
+        (expected.provider, facts.providers, facts.told_provider, "provider libfabric"),
+    ):
+        if wanted and not values:
+            yield f"the log does not tell which {text} used"
+        elif wanted and told < expected.ranks:
+            yield f"{told} of {expected.ranks} ranks told which {text} used"
+
+
+def _open_bandwidth(seen: Observation, expected: Expectation, known: FigureFile) -> Iterator[str]:
+    shape = figures_of_shape(known.figures, seen.operation, expected.system, expected.nodes, expected.gpus_per_node)
+    wanted = [figure.bytes for figure in shape if figure.fail_below is not None]
+    judged = [figure for figure in floors(seen, expected, known).values() if figure.fail_below is not None]
+    if wanted and seen.bandwidths and seen.ranks == expected.ranks and not judged:
+        yield f"no size with a floor was measured ({', '.join(map(str, wanted))} bytes)"
 
 
 def _judge_bandwidth(seen: Observation, expected: Expectation, known: FigureFile) -> Verdict:

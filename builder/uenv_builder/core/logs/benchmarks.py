@@ -11,7 +11,7 @@ _LABEL = re.compile(r"\s{0,8}(?:[0-9]{1,6}|\[\w{1,20}\]): ?")
 _START = re.compile(r"# Collective test starting: (?P<operation>\w{1,40})")
 _VERSION = re.compile(r"# nccl-tests version [\w.]{1,20} nccl-headers=[0-9]{1,9} nccl-library=(?P<library>[0-9]{4,9})")
 _DEVICE = re.compile(
-    r"#\s{1,4}Rank\s{1,6}[0-9]{1,6}\b[^\r\n]{0,60} on\s{1,20}(?P<node>[^\s]{1,80}) device\s{1,4}[0-9]{1,3} "
+    r"#\s{1,4}Rank\s{1,6}(?P<rank>[0-9]{1,6})\b[^\r\n]{0,60} on\s{1,20}(?P<node>[^\s]{1,80}) device\s{1,4}[0-9]{1,3} "
     r"\[[^\]]{1,20}\] (?P<gpu>[^\r\n]{1,60})"
 )
 _BOUNDS = re.compile(r"# Out of bounds values\s{1,20}: (?P<wrong>[0-9]{1,18}) ")
@@ -20,7 +20,7 @@ _SIZE = re.compile(r"[0-9]{1,18}")
 _MARKS = ("# nccl-tests", "# Collective test", "# nThread ", " busbw ", "# Out of bounds", "# Avg bus", "#  Rank ")
 _LONGEST = 400
 _MOST_SIZES = 4096
-_MOST_NODES = 100_000
+_MOST_RANKS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Benchmark:
 
     operation: str | None = None
     """Its name, such as all_reduce_perf; older versions do not print it."""
-    ranks: int = 0
+    numbers: set[int] = field(default_factory=set)
+    """Of its ranks. Programs that do not find each other may print their lines mixed, each as rank 0."""
     nodes: set[str] = field(default_factory=set)
     gpu: str | None = None
     bandwidths: dict[int, float] = field(default_factory=dict)
@@ -56,6 +57,15 @@ class Benchmark:
     """The version of NCCL that ran, where the program says so; older ones do not."""
     wrong_at: Row | None = None
     """Where the first wrong values are."""
+    unchecked: int = 0
+    """How many rows have a bandwidth, and `N/A` for their wrong values."""
+    is_whole: bool = False
+    """Whether the sums that end a table are there: a program that died, or was cut off, prints none."""
+
+    @property
+    def ranks(self) -> int:
+        """How many took part."""
+        return len(self.numbers)
 
 
 class BenchmarkReader:
@@ -101,7 +111,7 @@ class BenchmarkReader:
         elif text.startswith("# Collective test concluded"):
             self._close()
         elif device := _DEVICE.match(text):
-            self._add_rank(device["node"], device["gpu"].strip())
+            self._add_rank(int(device["rank"]), device["node"], device["gpu"].strip())
         elif " busbw " in text and "size" in text:
             self._columns = text.split()[1:]
             self._current = self._current or Benchmark()
@@ -111,6 +121,7 @@ class BenchmarkReader:
     def _read_sums(self, number: int, text: str, run: Benchmark) -> None:
         if bounds := _BOUNDS.match(text):
             self._columns = []
+            run.is_whole = True
             wrong = int(bounds["wrong"])
             if wrong and run.wrong_at is None:
                 run.wrong_at = Row(number, None, text)
@@ -118,11 +129,11 @@ class BenchmarkReader:
         elif average := _AVERAGE.match(text):
             run.average = _number(average["average"])
 
-    def _add_rank(self, node: str, gpu: str) -> None:
+    def _add_rank(self, number: int, node: str, gpu: str) -> None:
         self._current = self._current or Benchmark()
-        self._current.ranks += 1
         self._current.gpu = self._current.gpu or gpu
-        if len(self._current.nodes) < _MOST_NODES:
+        if len(self._current.numbers) < _MOST_RANKS:
+            self._current.numbers.add(number)
             self._current.nodes.add(node)
 
     def _read_row(self, number: int, text: str) -> None:
@@ -135,6 +146,7 @@ class BenchmarkReader:
         speeds = [speed for name, cell in named if name == "busbw" and (speed := _number(cell)) is not None]
         counts = [int(value) for name, cell in named if name == "#wrong" and (value := _number(cell)) is not None]
         run.checked += bool(counts)
+        run.unchecked += bool(speeds) and not counts
         wrong = sum(counts)
         if wrong > 0:
             run.wrong += wrong

@@ -28,6 +28,10 @@ _PIECE, _OVERLAP = 8192, 512
 _BATCH_LINES, _BATCH_CHARACTERS = 512, 1 << 17
 _EXCERPT, _BEFORE = 200, 60
 _MOST_VALUES = 8
+_PROCESS = re.compile(r"(?P<process>[\w.-]{1,80}:[0-9]{1,10}):[0-9]{1,10} \[-?[0-9]{1,4}\] NCCL ")
+"""Node and process, as NCCL puts them before each of its lines."""
+_MOST_PROCESSES = 100_000
+_PER_PROCESS = ("network", "provider")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]{0,30}[ -/]{0,4}[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
@@ -67,6 +71,10 @@ class LogFacts:
     providers: tuple[str, ...] = ()
     """libfabric's, as the plugin selected them."""
     nodes: int | None = None
+    told_network: int = field(default=0, compare=False)
+    """How many processes told the network that NCCL uses."""
+    told_provider: int = field(default=0, compare=False)
+    """How many processes told libfabric's provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ class _Reader:
     lines: int = 0
     seen: dict[str, _Sighting] = field(default_factory=dict)
     values: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    tellers: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     benchmarks: BenchmarkReader = field(default_factory=BenchmarkReader)
 
     def read(self, batch: list[tuple[int, str]]) -> None:
@@ -124,8 +133,9 @@ class _Reader:
             for number, text, match in _matches(failure, whole, batch):
                 self._add(failure.id, number, _excerpt(text, match.start()), match.groupdict())
         for fact in self.known.facts:
-            for number, _, match in _matches(fact, whole, batch):
+            for number, text, match in _matches(fact, whole, batch):
                 self._add_value(fact.fact, match["value"], number)
+                self._add_teller(fact.fact, text)
         if self.benchmarks.concerns(whole):
             for number, text in batch:
                 self.benchmarks.read(number, text)
@@ -144,6 +154,11 @@ class _Reader:
         if len(values) < _MOST_VALUES:
             values.setdefault(value, number)
 
+    def _add_teller(self, fact: str, text: str) -> None:
+        told = self.tellers[fact]
+        if fact in _PER_PROCESS and len(told) < _MOST_PROCESSES and (match := _PROCESS.search(text)):
+            told.add(match["process"])
+
     def _facts(self, benchmarks: list[Benchmark]) -> LogFacts:
         values = {fact: tuple(found) for fact, found in self.values.items()}
         nodes = [int(value) for value in values.get("nodes", ())] + [len(run.nodes) for run in benchmarks]
@@ -155,6 +170,8 @@ class _Reader:
             networks=values.get("network", ()),
             providers=values.get("provider", ()),
             nodes=max(nodes, default=0) or None,
+            told_network=len(self.tellers["network"]),
+            told_provider=len(self.tellers["provider"]),
         )
 
     def result(self) -> LogReading:
