@@ -151,8 +151,12 @@ def test_a_build_without_changes_is_told_from_stamps_until_something_changes(rec
         (output / "sbatch.sh").unlink,
         lambda: (output / "edf/own.toml").write_text("x"),
         (uenv.folder / "shelf/components").mkdir,
+        lambda: (own / "2.0/recipe.yaml").write_text("x"),
+        lambda: (own / "recipe.yaml").write_text("x"),
     ]
-    undo = {1: (own / "1.0/x86_64.start.txt").unlink}
+    undo = {
+        1: (own / "1.0/x86_64.start.txt").unlink, 6: (own / "2.0/recipe.yaml").unlink, 7: (own / "recipe.yaml").unlink,
+    }  # fmt: skip
     for number, change in enumerate(changes):
         change()
         assert not is_answered(uenv, words), number

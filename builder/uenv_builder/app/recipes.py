@@ -58,7 +58,7 @@ def find_recipe(name: str, search: Sequence[str] = ()) -> Path:
 
     A name without a version means the newest version. Raises UsageError with close matches.
     """
-    path = Path(name)
+    path, *candidates = recipe_places(name, search)
     if path.is_dir():
         if (path / _FILE).is_file():
             return path / _FILE
@@ -67,16 +67,26 @@ def find_recipe(name: str, search: Sequence[str] = ()) -> Path:
         raise UsageError(f"{name}: there is no {_FILE} in this folder", hint="`uenv new NAME` writes a starter recipe")
     if path.is_file():
         return path
-    roots = [*map(Path, search), resource_folder("recipes")]
-    for root in roots:
-        candidate = root / name
+    for candidate in candidates:
         if (candidate / _FILE).is_file():
             return candidate / _FILE
         if candidate.is_dir() and (newest := _newest(candidate)) is not None:
             return newest
+    roots = _roots(search)
     known = sorted({str(file.parent.relative_to(root)) for root in roots for file in root.glob(f"*/*/{_FILE}")})
     hint = suggest(name, [*known, *(entry.split("/")[0] for entry in known)]) or f"known recipes: {', '.join(known)}"
     raise UsageError(f"{name}: no such folder or file, and no recipe of that name", rule="no-recipe", hint=hint)
+
+
+def recipe_places(name: str, search: Sequence[str] = ()) -> list[Path]:
+    """Where `find_recipe` looks: the path itself, then the folders of that name on the recipe path. The first with a
+    recipe.yaml, in itself or in folders of its own, is it.
+    """
+    return [Path(name), *(root / name for root in _roots(search))]
+
+
+def _roots(search: Sequence[str]) -> list[Path]:
+    return [*map(Path, search), resource_folder("recipes")]
 
 
 def _newest(folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import uenv_builder
 from uenv_builder.app.component_files import search_folders
 from uenv_builder.app.preparing import Prepared
+from uenv_builder.app.recipes import recipe_places
 from uenv_builder.app.session import Session
 from uenv_builder.system.resources import resource_folder
 from uenv_builder.system.settings import settings_places
@@ -21,9 +22,10 @@ from uenv_builder.system.up_to_date import Answer, keep_answer
 def remember(session: Session, prepared: Prepared, folder: Path, recipe: str, answer: Answer) -> None:
     """Record that the command of this process, which asked for `recipe`, found the build at `folder` up to date."""
     systems = [Path(name).expanduser() for name in session.settings.systems if name]
-    sources = [*_code(), *settings_places(), *systems, *_recipe(prepared)]
+    places, shelves = recipe_places(recipe, session.settings.recipe_path), search_folders(prepared.loaded.folders)
+    sources = [*_code(), *settings_places(), *systems, *_choice(places, shelves, prepared), *_recipe(prepared)]
     results = [*_outputs(folder), *_stored(session, prepared, folder)]
-    listed = [*_by_name(session, prepared, recipe), Path(sysconfig.get_path("purelib"))]
+    listed = [*places, *shelves, Path(sysconfig.get_path("purelib"))]
     keep_answer(sys.argv[1:], answer, sources=sources, results=results, listed=listed)
 
 
@@ -33,6 +35,15 @@ def _code() -> Iterator[Path]:
     for place, folders, _ in os.walk(Path(uenv_builder.__file__).parent):
         folders[:] = [name for name in folders if name != "__pycache__"]
         yield Path(place)
+
+
+def _choice(places: Sequence[Path], shelves: Sequence[Path], prepared: Prepared) -> Iterator[Path]:
+    """Where another recipe of that name, a newer version, or another component of a name would be found first."""
+    yield from places
+    for place in places:
+        if place.is_dir() and not (place / prepared.loaded.path.name).is_file():
+            yield from (version for version in place.iterdir() if version.is_dir())
+    yield from (shelf / name for shelf in shelves for name in prepared.loaded.components.folders)
 
 
 def _recipe(prepared: Prepared) -> Iterator[Path]:
@@ -55,11 +66,3 @@ def _stored(session: Session, prepared: Prepared, folder: Path) -> Iterator[Path
     store = session.store.root
     yield root_file(store, "build", folder, plan=prepared.plan.id)
     yield root_file(store, "lock", prepared.loaded.lock_path(prepared.selection.uarch.name))
-
-
-def _by_name(session: Session, prepared: Prepared, recipe: str) -> Iterator[Path]:
-    """Where another recipe or component of the same name, or a newer version, would be found."""
-    roots: Sequence[Path] = [Path(), *map(Path, session.settings.recipe_path), resource_folder("recipes")]
-    yield from (root / recipe for root in roots)
-    yield from search_folders(prepared.loaded.folders)
-    yield prepared.loaded.folder.parent
