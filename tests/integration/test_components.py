@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from damaged_git import damage_objects
 from uenv_command import ROOT, Uenv, refused
 
 RECIPE = """\
@@ -254,13 +255,7 @@ def test_a_damaged_commit_in_the_store_is_fetched_anew_and_not_compiled(stack):
         ["git", "-C", stack.folder / "greet-source", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     ).stdout.strip()
     [repository] = [path for path in stack.uenv.cache.glob("steps/*/*/repository.git") if has_commit(path, wanted)]
-    objects = [path for path in repository.glob("objects/*/*") if path.suffix == ".pack" or len(path.name) == 38]
-    for path in objects:
-        path.chmod(0o644)
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    assert objects
+    damage_objects(repository)
     again = stack.build("x86_64", "--locked")
     assert again.code == 0, again.stderr
     assert "dropped what is damaged in the store, to be made anew: source of greet 1.0" in again.stderr

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 import zstandard
 
+from damaged_git import damage_objects
 from uenv_builder.layers.installed import installed_entries
 from uenv_builder.layers.source_archive import archive_entries
 from uenv_builder.model.errors import BuildError, LockError, NetworkError
@@ -199,15 +200,7 @@ def test_a_commit_that_nobody_has(tmp_path, repository):
 def test_a_damaged_repository_is_noticed(tmp_path, repository):
     folder, first = repository
     stored = fetch(tmp_path, str(folder), commit=first)
-    damaged = [
-        path for path in (stored / "repository.git").rglob("*") if path.suffix == ".pack" or len(path.name) == 38
-    ]
-    for path in damaged:
-        path.chmod(0o644)
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(content)
-    assert damaged
+    damage_objects(stored / "repository.git")
     (tmp_path / "tree").mkdir()
     with pytest.raises(LockError) as caught:
         export_commit(first, stored, tmp_path / "tree")

@@ -33,8 +33,7 @@ def read_base(
         with session.listener.task(f"reading layer {number + 1} of {len(blobs)}"):
             layers.append(_read_layer(number, blob, locked, contents))
     files, unused = _files(layers, contents, Removal(remove), remove)
-    env = {name: value for name, value in base.env.items() if name not in unset}
-    return read_contents(files, env, python=python, unused=unused)
+    return read_contents(files, base.env_without(unset), python=python, unused=unused)
 
 
 def _read_layer(number: int, blob: Path, locked: LockedBaseLayer, contents: _Content) -> Layer:

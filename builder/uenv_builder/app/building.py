@@ -161,13 +161,14 @@ def _unchanged(session: Session, prepared: Prepared, folder: Path) -> BuiltImage
     Its image has to be the stored file itself, which was hashed when it came there; a copy on another file system is
     not.
     """
-    stored = [(step.kind, session.store.step_folder(step.id)) for step in prepared.plan.lasting()]
-    image = dict(stored).get("squashfs")
-    if image is None or None in (place for _, place in stored) or not (folder / outputs.MANIFEST).is_file():
+    stored = {step: session.store.step_folder(step.id) for step in prepared.plan.lasting()}
+    by_kind = {step.kind: result for step, result in stored.items()}
+    image = by_kind.get("squashfs")
+    if image is None or None in stored.values() or not (folder / outputs.MANIFEST).is_file():
         return None
     try:
         built = open_build(folder)
-        recorded = {key: built.manifest[key] for key in ("squashfs", "oci") if key in dict(stored)}
+        recorded = {key: built.manifest[key] for key in ("squashfs", "oci") if key in by_kind}
         document = json.loads(json.dumps({**_manifest(prepared, folder), **recorded}))
         same = (
             document == built.manifest

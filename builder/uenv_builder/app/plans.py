@@ -51,8 +51,7 @@ def look_ahead(session: Session, prepared: Prepared, folder: Path) -> Outlook:
     before = _plan_of(folder)
     plan = prepared.plan
     absent = [step for step in plan.steps if session.store.step_folder(step.id) is None]
-    needed = {step.id for step in absent if step in plan.lasting()}
-    needed |= {before_it for step in absent for before_it in step.inputs}
+    needed = {step.id for step in plan.needed({step.id for step in absent})}
     missing = {step.id: _reasons(step, plan, before) if step.id in needed else [_UNNEEDED] for step in absent}
     running = sum(step.id in needed for step in absent)
     return Outlook(str(prepared.selection.label), plan, missing, running, folder if before else None)

@@ -63,8 +63,8 @@ class StepRunner:
             return self._run()
 
     def _run(self) -> dict[str, Path]:
-        steps = self._needed_steps()
-        missing = [step for step in steps if self.session.store.step_folder(step.id) is None]
+        steps = self.plan.needed({step.id for step in self._missing(self.plan.lasting())})
+        missing = self._missing(steps)
         sources = self._sources(missing)
         self._require_downloads(missing, sources)
         folders: dict[str, Path] = {}
@@ -98,11 +98,8 @@ class StepRunner:
             folders[follower.id] = self._result(follower, folders)
         return folders
 
-    def _needed_steps(self) -> list[Step]:
-        """All steps, but packages to compile with only where something is to be compiled."""
-        missing = [step for step in self.plan.lasting() if self.session.store.step_folder(step.id) is None]
-        inputs = {identity for step in missing for identity in step.inputs}
-        return [step for step in self.plan.steps if step.kind != "build-packages" or step.id in inputs]
+    def _missing(self, steps: Iterable[Step]) -> list[Step]:
+        return [step for step in steps if self.session.store.step_folder(step.id) is None]
 
     def _sources(self, steps: Iterable[Step]) -> list[LockedSource]:
         names = {self._components.planned(step).chosen.name for step in steps if step.kind == "component"}

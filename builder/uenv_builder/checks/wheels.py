@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uenv_builder.checks.image_tree import ImageTree
+from uenv_builder.model.image import INSTALLER
 from uenv_builder.model.report import CheckResult
 
 _MAX_LINES = 25
@@ -69,7 +70,7 @@ def find_records(tree: ImageTree) -> dict[str, list[Recorded]]:
 
 def _is_ours(tree: ImageTree, record: str) -> bool:
     installer = tree.resolve(f"{posixpath.dirname(record)}/INSTALLER")
-    return installer is None or Path(tree.outside(installer)).read_bytes().strip() == b"uenv-builder"
+    return installer is None or Path(tree.outside(installer)).read_bytes().strip() == INSTALLER.encode()
 
 
 def read_record(tree: ImageTree, path: str) -> Iterator[Recorded]:

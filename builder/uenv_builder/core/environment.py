@@ -67,7 +67,7 @@ def compose_environment(
 def base_environment(recipe: Recipe, lock: Lock) -> dict[str, str]:
     """The variables of the base image, without those that the recipe takes out; none on a userland of packages."""
     unset = recipe.base.oci.unset if recipe.base.oci else ()
-    return {name: value for name, value in lock.base.env.items() if name not in unset} if lock.base else {}
+    return lock.base.env_without(unset) if lock.base else {}
 
 
 _Finding = tuple[Severity, str, str, str]

@@ -13,11 +13,10 @@ from xml.etree import ElementTree as ET
 
 from uenv_builder.core.digest import Document
 from uenv_builder.core.rules.stories import Story, find_story
+from uenv_builder.core.xml_text import xml_text
 from uenv_builder.model.errors import Diagnostic
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-# What XML 1.0 cannot hold, not even escaped (section 2.2).
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NOWHERE: Final = "uenv check"
 """The test suite of findings without a file."""
@@ -78,12 +77,12 @@ def _sarif_rule(example: Diagnostic) -> Document:
     """A reporting descriptor: from the rule's story where it has one, else from the first of its findings."""
     story = find_story(example.rule)
     if story is None:
-        words = _clean(example.rule.replace("-", " "))
+        words = xml_text(example.rule.replace("-", " "))
         return {
-            "id": _clean(example.rule),
+            "id": xml_text(example.rule),
             "shortDescription": {"text": words},
             "fullDescription": {"text": words},
-            "help": {"text": _clean(example.hint or words)},
+            "help": {"text": xml_text(example.hint or words)},
             "defaultConfiguration": {"level": example.severity},
         }
     return {
@@ -97,7 +96,7 @@ def _sarif_rule(example: Diagnostic) -> Document:
 
 
 def _sarif_notice(finding: Diagnostic) -> Document:
-    text = _clean(f"{finding.rule}: {_message(finding)}")
+    text = xml_text(f"{finding.rule}: {_message(finding)}")
     return {"level": finding.severity, "message": {"text": text}}
 
 
@@ -121,10 +120,10 @@ def _sarif_results(findings: Sequence[Diagnostic], numbered: Mapping[str, int], 
         # Lines and columns start at 1 in SARIF; a finding about a whole file may say 0.
         region = {"startLine": max(place.line, 1), "startColumn": max(place.column, 1)}
         yield {
-            "ruleId": _clean(finding.rule),
+            "ruleId": xml_text(finding.rule),
             "ruleIndex": numbered[finding.rule],
             "level": finding.severity,
-            "message": {"text": _clean(_message(finding))},
+            "message": {"text": xml_text(_message(finding))},
             "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}}],
             # The count keeps equal findings of one file apart, whatever lines they move to.
             "partialFingerprints": {"uenvFinding/v1": f"{identity}:{seen[identity]}"},
@@ -157,7 +156,7 @@ def _uri(file: str, root: str | None) -> str:
 def _junit_suite(file: str, findings: Sequence[Diagnostic]) -> ET.Element:
     failures = sum(finding.severity == "error" for finding in findings)
     suite = ET.Element("testsuite", {
-        "name": _clean(file), "tests": str(max(len(findings), 1)), "failures": str(failures), "errors": "0",
+        "name": xml_text(file), "tests": str(max(len(findings), 1)), "failures": str(failures), "errors": "0",
         "skipped": "0", "time": "0.000",
     })  # fmt: skip
     for finding in findings:
@@ -170,16 +169,12 @@ def _junit_suite(file: str, findings: Sequence[Diagnostic]) -> ET.Element:
 def _add_case(suite: ET.Element, file: str, finding: Diagnostic) -> None:
     place = finding.position
     name = f"{finding.rule} ({place.line}:{place.column})" if place else finding.rule
-    attributes = {"classname": "uenv.check", "name": _clean(name), "time": "0.000"}
+    attributes = {"classname": "uenv.check", "name": xml_text(name), "time": "0.000"}
     if place:
-        attributes |= {"file": _clean(file), "line": str(place.line)}
+        attributes |= {"file": xml_text(file), "line": str(place.line)}
     case = ET.SubElement(suite, "testcase", attributes)
     if finding.severity == "error":
-        failure = ET.SubElement(case, "failure", {"message": _clean(finding.message), "type": _clean(finding.rule)})
-        failure.text = _clean(str(finding))
+        failure = ET.SubElement(case, "failure", {"message": xml_text(finding.message), "type": xml_text(finding.rule)})
+        failure.text = xml_text(str(finding))
     else:
-        ET.SubElement(case, "system-out").text = _clean(str(finding))
-
-
-def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)
+        ET.SubElement(case, "system-out").text = xml_text(str(finding))

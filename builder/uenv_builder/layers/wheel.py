@@ -33,9 +33,9 @@ from uenv_builder.layers.wheel_content import (
 from uenv_builder.layers.wheel_scripts import PLACEHOLDER, entry_point_scripts, with_interpreter
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError
+from uenv_builder.model.image import INSTALLER
 from uenv_builder.system.checked_content import CheckedContent
 
-INSTALLER = "uenv-builder"
 _LARGEST = 64 << 30
 """Bytes that one wheel may unpack to; torch's largest companion has about two."""
 _IN_MEMORY = 64 << 20

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from uenv_builder.model.entry import EntryKind
+from uenv_builder.model.system import Architecture
+
+INSTALLER = "uenv-builder"
+"""What the file of that name says of wheels that the builder has installed (recording installed projects, PyPA)."""
 
 
 class IndexEntry(NamedTuple):
@@ -48,7 +52,7 @@ class ImageConfig:
     `created` is in seconds since the epoch, UTC. `history` has one line for each layer, in their order.
     """
 
-    architecture: Literal["arm64", "amd64"]
+    architecture: Architecture
     env: dict[str, str]
     workdir: str
     entrypoint: tuple[str, ...] = ()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from uenv_builder.model.system import Architecture
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ByteCount = Annotated[int, Field(ge=0)]
@@ -88,7 +91,7 @@ class LockedBase(_Frozen):
 
     reference: str
     """As the recipe names it."""
-    architecture: Literal["amd64", "arm64"]
+    architecture: Architecture
     index_digest: Sha256 | None = None
     """Of the index of all architectures; None where the reference is that of one architecture's manifest."""
     manifest_digest: Sha256
@@ -109,6 +112,10 @@ class LockedBase(_Frozen):
     def name(self) -> str:
         """The reference without a digest, for people."""
         return self.reference.partition("@")[0]
+
+    def env_without(self, names: Collection[str]) -> dict[str, str]:
+        """Its variables but those with these names."""
+        return {name: value for name, value in self.env.items() if name not in names}
 
 
 class LockedWheel(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,13 @@ class Plan:
     def lasting(self) -> tuple[Step, ...]:
         """All but those whose results nobody needs any more when the others are there."""
         return tuple(step for step in self.steps if step.kind != "build-packages")
+
+    def needed(self, missing: Collection[str]) -> tuple[Step, ...]:
+        """All steps, but packages to compile with only where a step is made with them whose id is in `missing`: those
+        of which there is no result.
+        """
+        inputs = {identity for step in self.lasting() if step.id in missing for identity in step.inputs}
+        return tuple(step for step in self.steps if step.kind != "build-packages" or step.id in inputs)
 
     def layers(self) -> tuple[Step, ...]:
         """The steps whose results are layers of the image, lowest layer first."""

@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from uenv_builder.core.artefacts import BasePart, artefact_of, base_layers
 from uenv_builder.core.image_reference import ImageReference, RegistryAccess, read_image_reference
 from uenv_builder.model.errors import IncompatibleError, UenvError
 from uenv_builder.model.lock import LockedBase, LockedBaseLayer
+from uenv_builder.model.system import Architecture
 from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES, Json, Manifest, Registries
 from uenv_builder.system.download import Download
-
-Architecture = Literal["amd64", "arm64"]
 
 LAYER_TYPES = (
     "application/vnd.oci.image.layer.v1.tar",

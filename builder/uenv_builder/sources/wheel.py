@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import tomlkit
@@ -22,6 +22,7 @@ from packaging.version import InvalidVersion, Version
 
 from uenv_builder.model.errors import IncompatibleError, LockError, MissingToolError, RecipeError
 from uenv_builder.model.lock import LockedAccelerator, LockedWheel
+from uenv_builder.model.system import Machine
 from uenv_builder.sources.python_index import PythonIndex
 from uenv_builder.sources.wheel_findings import (
     MissingPackage,
@@ -56,7 +57,7 @@ class WheelRequest:
 
     requirements: tuple[str, ...]
     python: str
-    machine: Literal["aarch64", "x86_64"]
+    machine: Machine
     glibc: tuple[int, int]
     constraints: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from uenv_builder.core.xml_text import xml_text
 from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.system.files import write_json, write_text
-
-# What XML 1.0 cannot hold, not even escaped (section 2.2).
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -40,7 +37,7 @@ def junit_xml(report: Report) -> str:
     """One test suite with a test case for each result: inconclusive is JUnit's error, figures are its properties."""
     counts = Counter(result.outcome for result in report.results)
     suite = ET.Element("testsuite", {
-        "name": _clean(report.label), "tests": str(len(report.results)), "failures": str(counts["failed"]),
+        "name": xml_text(report.label), "tests": str(len(report.results)), "failures": str(counts["failed"]),
         "errors": str(counts["inconclusive"]), "skipped": str(counts["skipped"]),
         "time": f"{sum(result.seconds for result in report.results):.3f}", "timestamp": report.started,
     })  # fmt: skip
@@ -59,9 +56,9 @@ def _add_case(suite: ET.Element, result: CheckResult) -> None:
     case = ET.SubElement(suite, "testcase", attributes)
     _add_properties(case, result.measured)
     tag = {"failed": "failure", "inconclusive": "error", "skipped": "skipped"}.get(result.outcome)
-    text = _clean("\n".join(result.details))
+    text = xml_text("\n".join(result.details))
     if tag:
-        ET.SubElement(case, tag, {"message": _clean(result.reason)}).text = text
+        ET.SubElement(case, tag, {"message": xml_text(result.reason)}).text = text
     elif text:
         ET.SubElement(case, "system-out").text = text
 
@@ -70,8 +67,4 @@ def _add_properties(element: ET.Element, values: Mapping[str, object]) -> None:
     if values:
         properties = ET.SubElement(element, "properties")
         for name, value in values.items():
-            ET.SubElement(properties, "property", {"name": _clean(name), "value": _clean(str(value))})
-
-
-def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)
+            ET.SubElement(properties, "property", {"name": xml_text(name), "value": xml_text(str(value))})
