@@ -32,7 +32,8 @@ def make_build(
     """Write it; returns its folder."""
     (place / "edf").mkdir(parents=True)
     programs = directory({name.encode(): directory() for name in benchmarks})
-    root = directory({b"usr": directory({b"local": directory({b"bin": programs})})})
+    named = directory({label.replace("/", "-").encode(): directory()})
+    root = directory({b"opt": named, b"usr": directory({b"local": directory({b"bin": programs})})})
     image = place / "image.squashfs"
     write(root, image)
     lock = {**LOCK, "accelerator": ACCELERATOR if torch else None}

@@ -153,3 +153,16 @@ def test_a_damaged_layer_that_cannot_be_made_anew_is_an_error(recipes, built, st
     refused(uenv.run(*again, XDG_CONFIG_HOME=nowhere), 9, "the stored layer is damaged", "shared1-1.0")
     assert not (uenv.folder / "build/again").exists()
     build_right(uenv, recipes.alpha, built[1], "--output", "build/again", folder="build/again")
+
+
+def test_reports_of_real_nodes_outlive_a_build_that_replaces_the_folder(recipes, built, store, tmp_path):
+    uenv = recipes.uenv(tmp_path / "here", store)
+    build_right(uenv, recipes.alpha, built[1])
+    folder = uenv.folder / "build/alpha"
+    report = folder / "tests/fabric-20261123T100000Z/report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text("{}")
+    (folder / "plan.json").write_text("{}")
+    build_right(uenv, recipes.alpha, built[1])
+    assert (folder / "plan.json").read_text() != "{}"
+    assert report.read_text() == "{}"

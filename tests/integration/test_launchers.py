@@ -123,6 +123,10 @@ def test_allocation_by_the_command_itself(cluster, tmp_path, uenv):
     assert outcome.code == 8, outcome.stderr
     assert {result["outcome"] for result in outcome.document["results"]} == {"skipped"}
     assert "srun has no option --uenv here" in outcome.document["results"][0]["reason"]
+    # salloc runs its command here, and the node is another machine.
+    outcome = uenv.run("test", "--level", "gpu", "--allocate", str(build), "--json", **cluster)
+    assert outcome.code == 8, outcome.stderr
+    assert "no GPU on n1" in outcome.document["results"][0]["reason"]
     build = make_build(tmp_path / "more", network="image")
     outcome = uenv.run("test", "--level", "gpu", "--allocate", str(build), **cluster)
     refused(outcome, 8, "Invalid generic resource", "error[inconclusive]: Slurm gave no allocation, nodes asked for: 1")
@@ -153,7 +157,7 @@ def test_slurm_starts_tasks_on_both_nodes(inside, tmp_path):
 
 
 def test_slurm_nodes_tell_their_state(inside, tmp_path):
-    states = read_states(inside.probe(tmp_path, 2).stdout.splitlines())
+    states = read_states(inside.probe(tmp_path, 2).splitlines())
     assert sorted(states) == ["n1", "n2"]
     assert all(state.complete for state in states.values())
 

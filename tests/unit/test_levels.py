@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from made_build import make_build
-from uenv_builder.app.allreduce import levels
+from uenv_builder.app.allreduce import allocation, levels
+from uenv_builder.app.allreduce.engines import SandboxEngine
 from uenv_builder.app.allreduce.levels import LevelRequest, prove, read_reports
 from uenv_builder.app.reports import exit_code_of
 from uenv_builder.app.session import Session
@@ -19,8 +20,10 @@ from uenv_builder.checks import busbw_plot
 from uenv_builder.core.allreduce.comparison import busbw_name, compare_busbw
 from uenv_builder.core.allreduce.figures import load_figures
 from uenv_builder.core.allreduce.nodes import find_faults, read_states
+from uenv_builder.core.allreduce.verdict import Verdict, compare_with_known_good
+from uenv_builder.launchers import Job, LocalLauncher, local
 from uenv_builder.launchers.limits import place_script
-from uenv_builder.model.errors import LockError, UsageError
+from uenv_builder.model.errors import InconclusiveError, LockError, UsageError
 from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.system.process import run
 
@@ -115,6 +118,7 @@ def build(tmp_path):
 
 
 def fabric(build, tmp_path, **more):
+    (tmp_path / "report/report.json").unlink(missing_ok=True)
     request = LevelRequest(level="fabric", nodes=2, engine="edf", report=tmp_path / "report", **more)
     return prove(Session(), build, request)
 
@@ -293,8 +297,7 @@ def test_the_sandbox_shows_no_nic_and_is_refused_on_slingshot(recorded, build, t
 def test_earlier_reports_show_what_got_slower(recorded, build, tmp_path):
     history = tmp_path / "history"
     for number in range(3):
-        request = LevelRequest(level="fabric", nodes=2, engine="edf", report=tmp_path / "report")
-        proved = prove(Session(), build, request)
+        proved = fabric(build, tmp_path)
         (history / str(number)).mkdir(parents=True)
         (proved.folder / "report.json").rename(history / str(number) / "report.json")
     assert exit_code_of(fabric(build, tmp_path, compare=history).report) == 0
@@ -333,6 +336,70 @@ def test_comparison_is_with_the_median_and_only_of_what_is_alike():
         == "skipped"
     )
     assert compared(90.0).outcome == "skipped"
+
+
+def test_sizes_that_only_one_side_has_are_counted():
+    measured = {"nodes": 2, "ranks": 8, "gpu": "GH200"}
+    both = compared(90.0, 90.0, measured={**measured, busbw_name(64): 90.0, busbw_name(32): 9.0, busbw_name(16): 9.0})
+    counts = {"sizes_compared": 1, "sizes_only_before": 0, "sizes_only_now": 2}
+    assert (both.outcome, counts.items() <= both.measured.items()) == ("passed", True)
+    none = compared(90.0, 90.0, measured={**measured, busbw_name(32): 90.0})
+    assert none.outcome == "skipped"
+
+
+def test_a_report_is_never_written_over(recorded, build, tmp_path):
+    fabric(build, tmp_path)
+    before = (tmp_path / "report/report.json").read_bytes()
+    with pytest.raises(UsageError, match="has a report already"):
+        prove(Session(), build, LevelRequest(level="fabric", nodes=2, engine="edf", report=tmp_path / "report"))
+    assert (tmp_path / "report/report.json").read_bytes() == before
+    recorded.nodes("no-gpu")
+    folders = {prove(Session(), build, LevelRequest(level="fabric", nodes=2, engine="edf")).folder for _ in range(3)}
+    assert len(folders) == 3
+    assert all(folder.parent == build / "tests" for folder in folders)
+
+
+def test_the_ranks_of_torch_are_compared_with_those_on_the_same_gpu_only(recorded, build, tmp_path):
+    assert results(fabric(build, tmp_path))["fabric-torch"].measured["gpu"] == "NVIDIA GH200 120GB"
+
+
+def test_an_image_is_no_witness_for_itself(recorded, build, tmp_path):
+    with pytest.raises(UsageError, match="is the image under test itself"):
+        fabric(build, tmp_path, known_good=build)
+
+
+def test_one_node_of_an_allocation_elsewhere_is_reached_by_slurm(recorded, build, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    monkeypatch.setattr(SandboxEngine, "problems", lambda *_: [])
+    recorded.nodes("no-gpu")
+
+    def first_reason():
+        return prove(Session(), build, LevelRequest(level="gpu", nodes=1, engine="sandbox")).report.results[0].reason
+
+    assert "nid001000" in first_reason()
+    assert "probe_node.sh" in (recorded.folder / "srun.txt").read_text()
+    (recorded.folder / "srun.txt").unlink()
+    monkeypatch.setenv("SLURMD_NODENAME", "nid001000")
+    first_reason()
+    assert not (recorded.folder / "srun.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "joined"),
+    [
+        ("low-bandwidth", "not-proved", "low-bandwidth"),
+        ("crashed", "wrong-version", "crashed"),
+        ("wrong-data", "low-bandwidth", "wrong-data"),
+        ("wrong-data", "hang", "wrong-data"),
+        ("wrong-data", "wrong-data", "node-fault"),
+        ("wrong-version", "hang", "wrong-version"),
+        ("hang", "node-fault", "node-fault"),
+    ],
+)
+def test_a_known_good_image_excuses_only_what_nodes_can_cause(mine, other, joined):
+    found = compare_with_known_good(Verdict(mine, "mine"), Verdict(other, "other"), "good/1")
+    assert found.name == joined
+    assert found.outcome == ("inconclusive" if joined == "node-fault" else "failed")
 
 
 def test_requests_that_make_no_sense_and_changed_images_are_refused(build, tmp_path):
@@ -414,3 +481,49 @@ def test_the_probe_asks_nvidia_smi_and_sysfs(tmp_path, monkeypatch, known):
         "n7: GPU 0: 3 memory errors that ECC could not correct",
         "n7: hsn1 is down",
     ]  # fmt: skip
+
+
+def test_a_driver_that_hangs_does_not_hang_the_probe(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("UENV_PROBE_SECONDS", "0.3")
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    state = read_states(LocalLauncher().probe(tmp_path, 1).splitlines())["n7"]
+    assert (state.trouble, state.complete) == ("nvidia-smi did not answer in 0.3 s", True)
+
+
+def test_a_dump_and_a_probe_that_hang_lose_neither_verdict_nor_what_they_told(tmp_path, monkeypatch):
+    def place_hanging(name, folder):
+        (folder / name).write_text("echo so far; sleep 60\n")
+        return folder / name
+
+    monkeypatch.setattr(local, "place_script", place_hanging)
+    monkeypatch.setattr(local, "_SHORT_SECONDS", 0.5)
+    job = Job(name="job", argv=("sleep", "60"), folder=tmp_path, limit=0.3)
+    assert LocalLauncher().run(job).returncode is None
+    assert job.dump.read_text() == "so far\n"
+    assert LocalLauncher().probe(tmp_path, 1) == (tmp_path / "nodes.txt").read_text() == "so far\n"
+
+
+SALLOC = """\
+#!/bin/sh
+[ "$REFUSES" = 1 ] && exit 1
+while [ "$1" != sh ]; do shift; done
+SLURM_JOB_ID=1 SLURM_JOB_NUM_NODES=1 exec "$@"
+"""
+
+
+@pytest.mark.parametrize("refuses", ["0", "1"])
+def test_a_command_that_fails_in_its_allocation_is_not_taken_for_none(build, tmp_path, monkeypatch, refuses):
+    (tmp_path / "salloc").write_text(SALLOC)
+    (tmp_path / "salloc").chmod(0o755)
+    for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REFUSES": refuses}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(allocation.sys, "executable", "false")
+    request = LevelRequest(level="gpu", nodes=1)
+    if refuses == "1":
+        with pytest.raises(InconclusiveError, match="Slurm gave no allocation"):
+            allocation.run_again(Session(), build, request)
+    else:
+        assert allocation.run_again(Session(), build, request) == 1

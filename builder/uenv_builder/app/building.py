@@ -228,6 +228,8 @@ def _write_folder(folder: Path, prepared: Prepared, folders: Mapping[str, Path],
                 place_folder(folders[step.id] / "oci", new / "oci")
                 manifest["oci"] = _oci_document(new / "oci")
         write_text(new / "lock.yaml", dump_lock(prepared.lock))
+        if (folder / outputs.TESTS).is_dir():
+            place_folder(folder / outputs.TESTS, new / outputs.TESTS)
         for name, script in _check_scripts(prepared).items():
             (new / outputs.CHECKS).mkdir(exist_ok=True)
             write_text(new / outputs.CHECKS / f"{name}.sh", script.read_text(encoding="utf-8"))

@@ -15,6 +15,8 @@ IMAGE = "image.squashfs"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 REPORT = "report.json"
+TESTS = "tests"
+"""The folder with reports of `uenv test --level`; a build that replaces this one keeps them."""
 CHECKS = "checks"
 """The folder with the check.sh of each component that has one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uenv_builder.launchers.interface import Ended, Job, Launcher
 from uenv_builder.launchers.local import LocalLauncher
-from uenv_builder.launchers.slurm import SlurmLauncher
+from uenv_builder.launchers.slurm import SlurmLauncher, is_elsewhere
 
 LAUNCHERS: dict[str, type[LocalLauncher | SlurmLauncher]] = {
     LocalLauncher.name: LocalLauncher,
@@ -12,4 +12,4 @@ LAUNCHERS: dict[str, type[LocalLauncher | SlurmLauncher]] = {
 }
 """By name."""
 
-__all__ = ["LAUNCHERS", "Ended", "Job", "Launcher", "LocalLauncher", "SlurmLauncher"]
+__all__ = ["LAUNCHERS", "Ended", "Job", "Launcher", "LocalLauncher", "SlurmLauncher", "is_elsewhere"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from uenv_builder.system.process import Completed
-
 TASK, NODE, NODE_NAME = "UENV_TASK", "UENV_NODE", "UENV_NODE_NAME"
 """In these variables a task finds its own number and that of its node, counted from 0, and the node's name."""
+STATES = "nodes.txt"
+"""What the nodes said of themselves, in the job's folder."""
 MARK = "UENV_TEST_MARK"
 """The variable by whose value the processes of a job are known on their nodes."""
 
@@ -61,8 +61,10 @@ class Launcher(Protocol):
     def problems(self, nodes: int) -> list[str]:
         """What keeps it from starting tasks on `nodes` nodes now, in words; none where nothing does."""
 
-    def probe(self, folder: Path, nodes: int) -> Completed:
-        """What `probe_node.sh` prints on each node, all of them together; `folder` is seen by all nodes."""
+    def probe(self, folder: Path, nodes: int) -> str:
+        """What `probe_node.sh` prints on each node, all of them together, and into nodes.txt of `folder`, which all
+        nodes see. A node that hangs says nothing.
+        """
 
     def meeting(self) -> str:
         """ADDRESS:PORT of the first node, where ranks can meet."""

@@ -53,6 +53,15 @@ def run_limited(
     return Ended(code, round(time.monotonic() - started, 3))
 
 
+def ask(command: Sequence[str], *, log: Path, limit: float, grace: float = GRACE) -> str:
+    """What a short command of ours prints to both streams, into `log` too; what came until `limit` where it hangs.
+
+    A fault of a node is to be told, and not to end the test: nothing is raised for how the command ends.
+    """
+    run_limited([{}], command, log=log, limit=limit, on_limit=lambda: None, grace=grace)
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
 def _wait(processes: Sequence[Popen[bytes]], deadline: float) -> int | None:
     """The code of the first that failed, 0 when all ended well, None at the deadline."""
     while time.monotonic() < deadline:

@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 from typing import ClassVar
 
-from uenv_builder.launchers.interface import MARK, NODE, NODE_NAME, TASK, Ended, Job
-from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, dump_command, place_script, run_limited
-from uenv_builder.system.process import Completed, run
+from uenv_builder.launchers.interface import MARK, NODE, NODE_NAME, STATES, TASK, Ended, Job
+from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, ask, dump_command, place_script, run_limited
 
-_DUMP_SECONDS = 60
+_SHORT_SECONDS = 90
+"""For a script of ours that looks at this machine."""
 
 
 class LocalLauncher:
@@ -34,13 +34,12 @@ class LocalLauncher:
         script = place_script(DUMP_SCRIPT, job.folder)
 
         def dump() -> None:
-            done = run(dump_command(script, mark), timeout=_DUMP_SECONDS, check=False)
-            job.dump.write_text(done.stdout + done.stderr, encoding="utf-8")
+            ask(dump_command(script, mark), log=job.dump, limit=_SHORT_SECONDS)
 
         shared = {**job.env, MARK: mark, NODE: "0", NODE_NAME: socket.gethostname()}
         tasks = [{**shared, TASK: str(task)} for task in range(job.tasks_per_node)]
         return run_limited(tasks, job.argv, log=job.log, limit=job.limit, on_limit=dump)
 
-    def probe(self, folder: Path, nodes: int) -> Completed:  # noqa: ARG002  (there is one)
+    def probe(self, folder: Path, nodes: int) -> str:  # noqa: ARG002  (there is one)
         """See `Launcher.probe`."""
-        return run(["sh", str(place_script(PROBE_SCRIPT, folder))], timeout=_DUMP_SECONDS, check=False)
+        return ask(["sh", str(place_script(PROBE_SCRIPT, folder))], log=folder / STATES, limit=_SHORT_SECONDS)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Prints what this node says of its GPUs and NICs, a line each: "uenv-node HOST WHAT VALUES". It changes nothing, runs on the host
-# and not in an image, and always ends well. UENV_PROBE_ROOT is the folder that sysfs is looked up below, for tests.
+# and not in an image, and always ends well. UENV_PROBE_ROOT is the folder that sysfs is looked up below, UENV_PROBE_SECONDS how
+# long nvidia-smi may take; both are for tests.
 root=${UENV_PROBE_ROOT-}
 host=${SLURMD_NODENAME:-$(uname -n)}
 
@@ -11,10 +12,15 @@ say() {
     done
 }
 
-# ask WHAT FIELDS: nvidia-smi's answer for each GPU as WHAT; fails, and says nothing, where it does not know a field.
+# ask WHAT FIELDS: nvidia-smi's answer for each GPU as WHAT; fails, and says nothing, where it does not know a field. With a GPU that
+# is lost it may hang.
 ask() {
-    answer=$(nvidia-smi --query-gpu="$2" --format=csv,noheader,nounits 2>&1) || return 1
-    printf '%s\n' "$answer" | say "$1"
+    answer=$(timeout -k 2 "${UENV_PROBE_SECONDS-15}" nvidia-smi --query-gpu="$2" --format=csv,noheader,nounits 2>&1)
+    case $? in
+    0) printf '%s\n' "$answer" | say "$1" ;;
+    124 | 137) answer="nvidia-smi did not answer in ${UENV_PROBE_SECONDS-15} s" && return 1 ;;
+    *) return 1 ;;
+    esac
 }
 
 if ! command -v nvidia-smi >/dev/null; then

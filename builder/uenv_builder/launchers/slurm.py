@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from uenv_builder.launchers.interface import MARK, Ended, Job
-from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, dump_command, place_script, run_limited
-from uenv_builder.system.process import Completed, run
+from uenv_builder.launchers.interface import MARK, STATES, Ended, Job
+from uenv_builder.launchers.limits import DUMP_SCRIPT, PROBE_SCRIPT, ask, dump_command, place_script, run_limited
+from uenv_builder.system.process import run
 
 _STEP_SECONDS = 90
 """For a short step of our own."""
@@ -65,25 +65,34 @@ class SlurmLauncher:
         script = place_script(DUMP_SCRIPT, job.folder)
 
         def dump() -> None:
-            done = self.run_on_each_node(dump_command(script, mark), job.nodes)
-            job.dump.write_text(done.stdout + done.stderr, encoding="utf-8")
+            self.ask_each_node(dump_command(script, mark), job.nodes, job.dump)
 
         env = {**job.env, MARK: mark}
         return run_limited([env], step_command(job), log=job.log, limit=job.limit, on_limit=dump, grace=_GRACE)
 
-    def run_on_each_node(self, argv: Sequence[str], nodes: int) -> Completed:
-        """Run `argv` once on each node, also beside a step that has all of its processors; what they print together."""
+    def ask_each_node(self, argv: Sequence[str], nodes: int, log: Path) -> str:
+        """Run `argv` once on each node, also beside a step that has all of its processors; what they print together,
+        and into `log`. After a time, what came until then.
+        """
         step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none"]
-        return run([*step, "--time=2", *argv], timeout=_STEP_SECONDS, check=False)
+        return ask([*step, "--time=3", *argv], log=log, limit=_STEP_SECONDS, grace=_GRACE)
 
-    def probe(self, folder: Path, nodes: int) -> Completed:
+    def probe(self, folder: Path, nodes: int) -> str:
         """See `Launcher.probe`."""
-        return self.run_on_each_node(["sh", str(place_script(PROBE_SCRIPT, folder))], nodes)
+        return self.ask_each_node(["sh", str(place_script(PROBE_SCRIPT, folder))], nodes, folder / STATES)
 
 
 def in_allocation() -> bool:
     """Whether this process has an allocation of Slurm."""
     return "SLURM_JOB_ID" in os.environ
+
+
+def is_elsewhere() -> bool:
+    """Whether the allocation's nodes are other machines than this one: salloc may run its command where it was called.
+
+    slurmd tells its name to all that it starts, in batch scripts and steps.
+    """
+    return in_allocation() and "SLURMD_NODENAME" not in os.environ
 
 
 def step_command(job: Job) -> list[str]:

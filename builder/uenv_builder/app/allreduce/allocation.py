@@ -11,14 +11,18 @@ from uenv_builder.app.session import Session
 from uenv_builder.core.systems import load_system
 from uenv_builder.launchers.slurm import allocate, in_allocation
 from uenv_builder.model.errors import InconclusiveError
-from uenv_builder.system.process import find_program, start
+from uenv_builder.system.abandoned import scratch_folder
+from uenv_builder.system.process import Popen, find_program, start
 from uenv_builder.system.site_systems import read_site_systems
 
 _PROGRAMS = 3
 """How many programs a level has at most; twice as many with a known good image."""
-_MORE_SECONDS = 300.0
+_MORE_SECONDS, _BETWEEN_SECONDS = 300.0, 150.0
+"""Before and after all programs; after each that hangs, for what its processes were doing, and for its end."""
 _NO_NODES = 1
-"""How salloc ends where it gets no allocation; a test never ends like that."""
+"""How salloc ends where it gets no allocation; a command of ours that fails in itself ends like that, too."""
+_BEGIN = ': >"$0"; exec "$@"'
+"""Leaves a file, as a sign that there is an allocation."""
 
 
 def is_needed() -> bool:
@@ -31,21 +35,26 @@ def run_again(session: Session, image: Path, request: LevelRequest) -> int:
     find_program("salloc")
     system = load_system(open_build(image).manifest["system"], read_site_systems(session.settings.systems))
     runs = _PROGRAMS * (2 if request.known_good else 1)
+    seconds = runs * (request.limit + _BETWEEN_SECONDS) + _MORE_SECONDS
     gpus = system.launch.gpus_per_node if request.level != "gloo" else 0
     options = [f"--gpus-per-node={gpus}"] if gpus else []
-    command = [sys.executable, "-m", "uenv_builder.cli", *sys.argv[1:]]
     session.listener.note(f"asking Slurm for {request.nodes} nodes")
-    process = start(allocate(request.nodes, runs * request.limit + _MORE_SECONDS, options, command))
+    with scratch_folder("uenv-allocation-") as folder:
+        begun = folder / "begun"
+        command = ["sh", "-c", _BEGIN, str(begun), sys.executable, "-m", "uenv_builder.cli", *sys.argv[1:]]
+        code = _wait_for(start(allocate(request.nodes, seconds, options, command)))
+        if code == _NO_NODES and not begun.exists():
+            raise InconclusiveError(
+                f"Slurm gave no allocation, nodes asked for: {request.nodes}",
+                hint="see its message above; SALLOC_ACCOUNT and SALLOC_PARTITION name account and partition",
+            )
+    return code
+
+
+def _wait_for(process: Popen[bytes]) -> int:
     while True:
         try:
-            code = process.wait()
-            break
+            return process.wait()
         except KeyboardInterrupt:
             # The terminal has interrupted salloc and the command in it as well; both clean up.
             continue
-    if code == _NO_NODES:
-        raise InconclusiveError(
-            f"Slurm gave no allocation, nodes asked for: {request.nodes}",
-            hint="see its message above; SALLOC_ACCOUNT and SALLOC_PARTITION name account and partition",
-        )
-    return code

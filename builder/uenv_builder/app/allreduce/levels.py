@@ -6,23 +6,25 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from uenv_builder.app.allreduce.engines import Engine, Place, choose_engine
 from uenv_builder.app.allreduce.programs import Program, Shape, place_programs, programs_of
 from uenv_builder.app.allreduce.running import Run, Subject, open_subject, run_program
-from uenv_builder.app.outputs import REPORT, open_sound_build
+from uenv_builder.app.outputs import REPORT, TESTS, BuiltImage, open_sound_build
 from uenv_builder.app.session import Session
 from uenv_builder.checks import busbw_plot
 from uenv_builder.core.allreduce.comparison import CHECK, DEFAULT_TOLERANCE, busbw_of, compare_busbw
 from uenv_builder.core.allreduce.figures import Figure, figures_of_shape, load_figures
 from uenv_builder.core.allreduce.nodes import NodeFault, NodeState, find_faults, read_states
-from uenv_builder.core.allreduce.verdict import compare_with_known_good
+from uenv_builder.core.allreduce.verdict import EXCUSES, compare_with_known_good
 from uenv_builder.core.systems import load_uarchs
-from uenv_builder.launchers import Launcher, LocalLauncher, SlurmLauncher
+from uenv_builder.launchers import Launcher, LocalLauncher, SlurmLauncher, is_elsewhere
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.report import CheckResult, Level, Report
 from uenv_builder.system import report_files
+from uenv_builder.system.files import explained
 from uenv_builder.system.site_systems import read_site_systems
 
 DEFAULT_LIMIT = 600.0
@@ -58,10 +60,13 @@ def prove(session: Session, path: Path, request: LevelRequest) -> Proved:
     site = read_site_systems(session.settings.systems)
     subject = open_subject(open_sound_build(path), site)
     known_good = open_subject(open_sound_build(request.known_good), site) if request.known_good else None
+    if known_good and known_good.build.digest == subject.build.digest:
+        raise UsageError(
+            f"--known-good {request.known_good}: is the image under test itself", hint="name another build"
+        )
     earlier = read_reports(request.compare) if request.compare else None
     started = datetime.now(tz=UTC)
-    folder = request.report or subject.build.folder / "tests" / f"{request.level}-{started:%Y%m%dT%H%M%SZ}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _report_folder(subject.build, request, started)
     results = _run_level(session, subject, known_good, request, folder.resolve())
     if earlier is not None:
         results.append(compare_busbw(results, earlier, request.tolerance / 100))
@@ -92,6 +97,30 @@ def read_reports(path: Path) -> list[Report]:
     return reports
 
 
+def _report_folder(build: BuiltImage, request: LevelRequest, started: datetime) -> Path:
+    """A folder without a report of another test, whose logs and figures would be lost."""
+    if request.report is not None:
+        if (request.report / REPORT).exists():
+            raise UsageError(f"--report {request.report}: has a report already", hint="name another folder")
+        with explained(request.report):
+            request.report.mkdir(parents=True, exist_ok=True)
+        return request.report
+    place = build.folder / TESTS
+    with explained(place):
+        place.mkdir(exist_ok=True)
+        stem = f"{request.level}-{started:%Y%m%dT%H%M%SZ}"
+        names = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
+        return next(place / name for name in names if _make_new(place / name))
+
+
+def _make_new(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 def _check_request(request: LevelRequest) -> None:
     least = {"gloo": 1, "gpu": 1, "fabric": 2}[request.level]
     if request.nodes < least:
@@ -105,24 +134,26 @@ def _run_level(
 ) -> list[CheckResult]:
     programs = programs_of(request.level, subject.found, torch=subject.has_torch)
     engine = choose_engine(request.engine, request.nodes)
-    launcher: Launcher = SlurmLauncher() if request.nodes > 1 or engine.needs_slurm else LocalLauncher()
+    by_slurm = request.nodes > 1 or engine.needs_slurm or is_elsewhere()
+    launcher: Launcher = SlurmLauncher() if by_slurm else LocalLauncher()
     place = Place(subject.build, folder, request.nodes)
     reasons = _obstacles(subject, request, launcher, engine, place)
     if reasons:
         return _skip_all(programs, "; ".join(reasons))
     faults: tuple[NodeFault, ...] = ()
-    ranks = _GLOO_RANKS
+    ranks, gpu = _GLOO_RANKS, ""
     if request.level != "gloo":
         states = _ask_nodes(session, launcher, folder, request.nodes)
         if reason := _no_gpus(states, request.nodes):
             return _skip_all(programs, reason)
         ranks = min(len(state.gpus) for state in states.values())
+        gpu = next(gpu.name for state in states.values() for gpu in state.gpus.values())
         faults = find_faults(states, load_figures().node_of(subject.system.name))
         for fault in faults:
             session.listener.note(f"fault of a node: {fault}")
     run = Run(
         level=request.level, shape=Shape(request.nodes, ranks), launcher=launcher, engine=engine, folder=folder,
-        limit=request.limit, faults=faults,
+        limit=request.limit, gpu=gpu, faults=faults,
     )  # fmt: skip
     place_programs(folder)
     return _run_programs(session, subject, known_good, run, programs)
@@ -141,9 +172,7 @@ def _obstacles(subject: Subject, request: LevelRequest, launcher: Launcher, engi
 
 def _ask_nodes(session: Session, launcher: Launcher, folder: Path, nodes: int) -> dict[str, NodeState]:
     with session.listener.task("asking the nodes for GPUs and NICs"):
-        done = launcher.probe(folder, nodes)
-    (folder / "nodes.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
-    return read_states(done.stdout.splitlines())
+        return read_states(launcher.probe(folder, nodes).splitlines())
 
 
 def _no_gpus(states: dict[str, NodeState], nodes: int) -> str:
@@ -173,7 +202,7 @@ def _run_programs(
             result = _run_one(session, subject, known_good, run, program)
         session.listener.note(f"{result.check}: {result.outcome}{f' ({result.reason})' if result.reason else ''}")
         results.append(result)
-        if busbw_of(result) and run.level != "gloo" and not _figures(subject, result):
+        if busbw_of(result) and run.level != "gloo" and not _is_judged(subject, result):
             what = f"{result.measured['nodes']} nodes with {run.shape.ranks_per_node} GPUs on {subject.system.name}"
             reason = f"no figure is known for {what}: the bandwidth is measured, and not judged"
             results.append(CheckResult(check=f"{result.check}-busbw", outcome="skipped", reason=reason, required=False))
@@ -182,7 +211,7 @@ def _run_programs(
 
 def _run_one(session: Session, subject: Subject, known_good: Subject | None, run: Run, program: Program) -> CheckResult:
     result, verdict, _ = run_program(subject, run, program)
-    if verdict is None or verdict.outcome != "failed" or known_good is None:
+    if verdict is None or verdict.name not in EXCUSES or known_good is None:
         return result
     label = str(known_good.build.manifest["label"])
     session.listener.note(f"{program.check}: {verdict.name}; the same in {label}, which is known to be good")
@@ -205,6 +234,10 @@ def _figures(subject: Subject, result: CheckResult) -> Sequence[Figure]:
     nodes, ranks = int(result.measured["nodes"]), int(result.measured["ranks"])
     program = str(result.measured["program"])
     return figures_of_shape(load_figures().figures, program, subject.system.name, nodes, ranks // max(nodes, 1))
+
+
+def _is_judged(subject: Subject, result: CheckResult) -> bool:
+    return any(figure.fail_below is not None for figure in _figures(subject, result))
 
 
 def _plot(session: Session, subject: Subject, report: Report, folder: Path) -> None:

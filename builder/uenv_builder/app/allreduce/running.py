@@ -61,6 +61,8 @@ class Run:
     engine: Engine
     folder: Path
     limit: float
+    gpu: str = ""
+    """Its name as the driver has it; not every program tells."""
     faults: tuple[NodeFault, ...] = ()
 
 
@@ -119,7 +121,7 @@ def describe(program: Program, run: Run, ended: Ended, seen: Observation, verdic
         "program": program.operation,
         "nodes": run.shape.nodes,
         "ranks": seen.ranks,
-        "gpu": gpus[0] if gpus else "",
+        "gpu": gpus[0] if gpus else run.gpu,
         "nccl": ", ".join(seen.nccl),
         "network": ", ".join(facts.networks),
         "provider": ", ".join(facts.providers),

@@ -31,14 +31,18 @@ def compare_busbw(new: Sequence[CheckResult], old: Iterable[Report], tolerance: 
     """Failed where a size is slower than the median of the earlier reports by more than `tolerance` (a part of 1).
 
     Results are compared with those that passed, of the same check, nodes, ranks and GPU; skipped where there are none.
+    Sizes that only one side has are counted, and not judged.
     """
     earlier = [result for report in old for result in report.results]
     slower: list[str] = []
-    compared = 0
+    compared = missing = fresh = 0
     largest = 0.0
     for result in new:
-        for size, history in _history(result, earlier).items():
-            usual, now = median(history), busbw_of(result)[size]
+        history, mine = _history(result, earlier), busbw_of(result)
+        missing += len(history.keys() - mine.keys())
+        fresh += len(mine.keys() - history.keys())
+        for size in sorted(history.keys() & mine.keys()):
+            usual, now = median(history[size]), mine[size]
             compared += 1
             largest = max(largest, 1 - now / usual)
             if now < usual * (1 - tolerance):
@@ -50,17 +54,20 @@ def compare_busbw(new: Sequence[CheckResult], old: Iterable[Report], tolerance: 
         check=CHECK,
         outcome="failed" if slower else "passed",
         reason=f"{len(slower)} of {compared} sizes got slower, the first: {slower[0]}" if slower else "",
-        measured={"sizes_compared": compared, "largest_loss_percent": round(100 * largest, 1)},
+        measured={
+            "sizes_compared": compared, "sizes_only_before": missing, "sizes_only_now": fresh,
+            "largest_loss_percent": round(100 * largest, 1),
+        },
         details=tuple(slower),
-    )
+    )  # fmt: skip
 
 
 def _history(result: CheckResult, earlier: Iterable[CheckResult]) -> Mapping[int, list[float]]:
+    """What earlier runs alike, which passed, had by size."""
     found: dict[int, list[float]] = {}
-    mine = busbw_of(result)
     for other in earlier:
         alike = other.check == result.check and all(other.measured.get(k) == result.measured.get(k) for k in _SAME)
         for size, value in busbw_of(other).items() if alike and other.outcome == "passed" else ():
-            if size in mine and value > 0:
+            if value > 0:
                 found.setdefault(size, []).append(value)
     return found

@@ -112,15 +112,24 @@ def judge(seen: Observation, expected: Expectation, known: FigureFile) -> Verdic
 
 def compare_with_known_good(verdict: Verdict, other: Verdict, label: str) -> Verdict:
     """`verdict` in the light of what the image `label`, known to be good, got on the same nodes."""
-    if verdict.outcome != "failed":
+    if verdict.name not in EXCUSES:
         return verdict
-    if other.outcome == "passed":
-        return Verdict(
-            verdict.name, verdict.reason, verdict.remedy, (*verdict.details, f"{label} passes on the same nodes")
-        )
+    if not _says_of_nodes(verdict, other):
+        told = "passes" if other.outcome == "passed" else f"does not decide: {other.name}, {other.reason}"
+        details = (*verdict.details, f"{label} {told} on the same nodes")
+        return Verdict(verdict.name, verdict.reason, verdict.remedy, details)
     reason = f"{label}, known to be good, does not pass on the same nodes either: {other.name}, {other.reason}"
     details = (f"this image: {verdict.name}, {verdict.reason}", *verdict.details)
     return Verdict("node-fault", reason, "test again on other nodes", details)
+
+
+def _says_of_nodes(verdict: Verdict, other: Verdict) -> bool:
+    """Whether what a good image got can come from the nodes, and explains the verdict. Slowness does not excuse wrong
+    data, and a missing proof or another version excuses nothing.
+    """
+    if verdict.name == "wrong-data":
+        return other.name in {"wrong-data", "node-fault"}
+    return other.name == "node-fault" or other.name in EXCUSES
 
 
 def floors(seen: Observation, expected: Expectation, known: FigureFile) -> dict[int, Figure]:
