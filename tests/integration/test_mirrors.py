@@ -1,6 +1,7 @@
 """Mirrors: filled, damaged, unreachable, half filled; folders and web servers; and what is missing."""
 
 import hashlib
+import io
 import os
 import random
 import resource
@@ -9,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import textwrap
 import threading
 import time
@@ -19,14 +21,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from faulty_server import Answer, serving
 
-from uenv_builder.app.component_sources import git_folder
+from uenv_builder.app.component_sources import fetch_sources, git_folder, unpack_sources
 from uenv_builder.app.mirroring import fill_mirror, verify_mirror
 from uenv_builder.app.missing import require_reachable
 from uenv_builder.app.session import Session
 from uenv_builder.core.artefacts import artefact_of, artefacts_of
 from uenv_builder.core.lock_file import parse_lock
+from uenv_builder.model.component import ComponentSource
 from uenv_builder.model.errors import BuildError, LockError, NetworkError, UsageError
-from uenv_builder.model.lock import LockedSource, LockedWheel
+from uenv_builder.model.lock import LockedComponent, LockedSource, LockedWheel
 from uenv_builder.sources.git import export_commit
 from uenv_builder.system.download import Download, Downloader
 from uenv_builder.system.events import Silent
@@ -523,6 +526,44 @@ def test_a_bare_repository_serves_a_commit(tmp_path, repository):
     assert exported(own, artefact.pin, tmp_path / "files") == {"file": "inner 2\n"}
 
 
+def flip_in_pack(repository, name):
+    """One bit of a packed file of HEAD: git has unpacked the commit itself when it comes there."""
+    [pack] = repository.glob("objects/pack/*.pack")
+    wanted = git(repository, "rev-parse", f"HEAD:{name}")
+    listed = (line.split() for line in git(repository, "verify-pack", "-v", str(pack)).splitlines())
+    [(size, offset)] = [(int(row[3]), int(row[4])) for row in listed if row[0] == wanted]
+    pack.chmod(0o644)
+    content = bytearray(pack.read_bytes())
+    content[offset + size - 1] ^= 1
+    pack.write_bytes(content)
+
+
+def test_a_damaged_repository_of_a_mirror_is_told_and_does_not_get_into_the_store(tmp_path, repository):
+    artefact, mirror = git_artefact(tmp_path / "inner"), tmp_path / "mirror"
+    bare = mirror / f"git/{artefact.commit}.git"
+    git(tmp_path, "clone", "--quiet", "--bare", "--no-local", str(tmp_path / "inner"), str(bare))
+    git(bare, "repack", "-a", "-d", "-q")
+    flip_in_pack(bare, "file")
+    with pytest.raises(NetworkError) as caught:
+        git_folder(session(tmp_path, mirror=[str(mirror)], store="empty", offline=True), artefact.pin)
+    assert str(bare) in str(caught.value)
+    own = session(tmp_path, mirror=[str(mirror)])
+    assert exported(own, artefact.pin, tmp_path / "files") == {"file": "inner 2\n"}
+    assert any(f"{artefact.commit}.git cannot be used (" in note for note in own.listener.notes)
+
+
+def test_a_damaged_commit_of_the_store_does_not_get_into_a_mirror(tmp_path, repository):
+    artefact, own = git_artefact(tmp_path / "inner"), session(tmp_path)
+    stored = git_folder(own, artefact.pin) / "repository.git"
+    for path in stored.glob("objects/??/*"):
+        path.chmod(0o644)
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    fill_mirror(own, tmp_path / "mirror", [artefact])
+    assert verify_mirror(own, tmp_path / "mirror").damaged == {}
+
+
 @pytest.mark.parametrize("damage", ["cut", "other", "flipped"])
 def test_a_damaged_bundle_is_told_and_the_repository_is_asked(tmp_path, repository, damage):
     artefact, mirror = git_artefact(tmp_path / "inner"), tmp_path / "mirror"
@@ -545,6 +586,43 @@ def test_a_damaged_bundle_is_told_and_the_repository_is_asked(tmp_path, reposito
     mended = fill_mirror(session(tmp_path), mirror, [artefact], verify=True)
     assert mended.replaced == (artefact.name,)
     assert verify_mirror(session(tmp_path), mirror).damaged == {}
+
+
+def source_archive(**files):
+    """A tar archive whose members are stored as they are: no sum of its own would tell of a flipped bit."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"thing-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def test_a_flipped_bit_in_a_stored_source_archive_is_never_compiled(tmp_path):
+    content = source_archive(configure="exit 1")
+    (tmp_path / "thing-1.0.tar").write_bytes(content)
+    url = (tmp_path / "thing-1.0.tar").as_uri()
+    source, pin = ComponentSource(archive=[url], sha256=sha(content)), LockedSource(archive=(url,), sha256=sha(content))
+    locked = LockedComponent(name="thing", version="1.0", sources=(pin,))
+    own = session(tmp_path)
+    fetch_sources(own, [pin])
+    stored = own.store.download_path(pin.sha256)
+
+    def unpack(target):
+        stored.write_bytes(content.replace(b"exit 1", b"exit 0"))
+        (tmp_path / target).mkdir()
+        unpack_sources(own, locked, [source], tmp_path / target)
+        return (tmp_path / target / "configure").read_text()
+
+    assert unpack("first") == "exit 1"
+    assert any("is not what its name says, and was dropped" in note for note in own.listener.notes)
+    (tmp_path / "thing-1.0.tar").unlink()
+    with pytest.raises(NetworkError) as caught:
+        unpack("second")
+    assert "thing-1.0.tar" in str(caught.value)
+    assert not list((tmp_path / "second").iterdir())
+    assert not stored.exists()
 
 
 def test_a_missing_commit_and_archive_are_named(tmp_path, repository):

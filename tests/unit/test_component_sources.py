@@ -87,6 +87,21 @@ def test_a_zip_archive(tmp_path):
     assert [(entry.path, entry.kind) for entry in entries(tmp_path, buffer.getvalue())] == [("a.c", "file")]
 
 
+def test_a_zip_archive_without_dates_and_one_with_a_password(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("tool-1.0/a.c", (2020, 1, 1, 0, 0, 0)), "a")
+    written = bytearray(buffer.getvalue())
+    heads = written.index(b"PK\3\4"), written.index(b"PK\1\2")
+    for head, date in zip(heads, (12, 14), strict=True):
+        written[head + date : head + date + 2] = b"\0\0"  # year 1980, month 0, day 0
+    [entry] = entries(tmp_path, bytes(written))
+    assert (entry.path, entry.mtime) == ("a.c", 0)
+    for head, flags in zip(heads, (6, 8), strict=True):
+        written[head + flags] |= 1
+    assert refusal(entries, tmp_path, bytes(written)).rule == "broken-archive"
+
+
 @pytest.mark.parametrize(
     ("member", "rule"),
     [

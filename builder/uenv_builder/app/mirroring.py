@@ -15,6 +15,7 @@ from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import size_text
 from uenv_builder.core.artefacts import Artefact, BasePart, artefacts_of
+from uenv_builder.core.component_planning import git_step_id
 from uenv_builder.core.digest import Document
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.model.errors import BuildError, Diagnostic, NetworkError, UsageError
@@ -131,7 +132,8 @@ def _fetch(session: Session, downloader: Downloader, items: Sequence[Artefact]) 
 
 
 def _add_commit(session: Session, mirror: MirrorFolder, source: LockedSource) -> None:
-    """The commit comes last: where it is, its submodules are."""
+    """The commit comes last: where it is, its submodules are. What was damaged in the store is not handed on."""
+    session.store.sound_step(git_step_id(source))
     for commit, repository in list_commits(source.commit or "", git_folder(session, source)):
 
         def waiting(commit: str = commit) -> None:

@@ -23,7 +23,17 @@ from uenv_builder.model.errors import BuildError
 
 _LIMIT = 16 << 30
 """Bytes that an archive may unpack to: sources of toolkits have some hundred megabytes."""
-_DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError, zipfile.BadZipFile)
+_DAMAGE = (
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    lzma.LZMAError,
+    zlib.error,
+    zstandard.ZstdError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
 
 
 def archive_entries(archive: Path, *, name: str, strip: int) -> Iterator[Entry]:
@@ -101,7 +111,7 @@ def _zip_members(archive: Path, name: str) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             mode = member.external_attr >> 16
-            time = int(datetime(*member.date_time, tzinfo=UTC).timestamp())
+            time = _zip_time(member)
             if member.is_dir():
                 yield Entry(path=member.filename, kind="dir", mode=0o755, mtime=time)
             elif stat.S_ISLNK(mode):
@@ -115,6 +125,14 @@ def _zip_members(archive: Path, name: str) -> Iterator[Entry]:
                         path=member.filename, kind="file", mode=mode & 0o777, mtime=time, size=member.file_size,
                         content=cast("BinaryIO", content),
                     )  # fmt: skip
+
+
+def _zip_time(member: zipfile.ZipInfo) -> int:
+    """Seconds since 1970; 0 where the archive has no date, which some programs write as the month 0."""
+    try:
+        return int(datetime(*member.date_time, tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
 
 
 def _unpack_zstd(raw: BinaryIO) -> contextlib.AbstractContextManager[object]:

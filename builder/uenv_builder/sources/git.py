@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uenv_builder.model.errors import BuildError, LockError, NetworkError
 from uenv_builder.system.abandoned import scratch_folder
 from uenv_builder.system.events import Listener
+from uenv_builder.system.files import remove_tree
 from uenv_builder.system.process import Completed, run
 from uenv_builder.system.urls import public
 
@@ -73,12 +74,8 @@ def bundle_damage(path: Path, commit: str) -> str | None:
     """Why a bundle does not give the whole commit, None where it does."""
     with scratch_folder("uenv-bundle-") as folder:
         repository = folder / _REPOSITORY
-        _require(_git(None, "init", "--quiet", "--bare", str(repository)), commit)
-        done = _fetch_near(path, repository, commit)
-        if _has(repository, commit):
-            done = _git(repository, "fsck", "--full", "--no-dangling", "--no-progress", commit)
-            return _last_line(done) if done.returncode else None
-    return _last_line(done) if done.returncode else "does not have the commit"
+        _make_empty(repository, commit)
+        return _lack(repository, commit, _fetch_near(path, repository, commit))
 
 
 def list_commits(commit: str, folder: Path) -> list[tuple[str, Path]]:
@@ -97,7 +94,7 @@ def export_commit(commit: str, folder: Path, target: Path) -> int:
     repository was damaged since.
     """
     repository = folder / _REPOSITORY
-    checked = _git(repository, "fsck", "--full", "--no-dangling", "--no-progress", commit)
+    checked = _check(repository, commit)
     if checked.returncode != 0:
         raise LockError(
             f"the stored repository of commit {commit} is damaged: {_last_line(checked)}", rule="hash-mismatch",
@@ -117,7 +114,7 @@ def export_commit(commit: str, folder: Path, target: Path) -> int:
 
 def _fetch(source: GitSource, folder: Path, listener: Listener, *, near: Near, depth: int) -> None:
     repository = folder / _REPOSITORY
-    _require(_git(None, "init", "--quiet", "--bare", str(repository)), source.commit)
+    _make_empty(repository, source.commit)
     found = _fetch_any(source, repository, listener, near)
     links = _submodules(repository, source.commit)
     if not links:
@@ -144,13 +141,16 @@ def _fetch(source: GitSource, folder: Path, listener: Listener, *, near: Near, d
 
 
 def _fetch_any(source: GitSource, repository: Path, listener: Listener, near: Near) -> str:
-    """Fetch from the first place that has the commit, and return its URL: that of its submodules may be relative."""
+    """Fetch from the first place that has the whole commit, and return its URL: that of its submodules may be relative.
+
+    What a damaged place gave does not stay: git takes what is there, and only then looks whether something is missing.
+    """
     tried = []
     for place in near(source.commit):
-        done = _fetch_near(place, repository, source.commit)
-        if _has(repository, source.commit):
+        reason = _lack(repository, source.commit, _fetch_near(place, repository, source.commit))
+        if reason is None:
             return source.urls[0] if source.urls else str(place)
-        reason = _last_line(done) if done.returncode else "does not have it"
+        _make_empty(repository, source.commit)
         listener.note(f"commit {source.commit[:12]}: the mirror's {place.name} cannot be used ({reason})")
         tried.append(f"\n    {place}: {reason}")
     for url in () if source.offline else source.urls:
@@ -159,9 +159,10 @@ def _fetch_any(source: GitSource, repository: Path, listener: Listener, near: Ne
             done = _git(repository, "fetch", "--quiet", "--no-tags", "--depth=1", "--", url, source.commit)
             if not _has(repository, source.commit):
                 done = _git(repository, "fetch", "--quiet", "--no-tags", "--", url, "+refs/*:refs/fetched/*")
-        if _has(repository, source.commit):
+            reason = _lack(repository, source.commit, done)
+        if reason is None:
             return url
-        reason = _last_line(done) if done.returncode else "does not have it"
+        _make_empty(repository, source.commit)
         tried.append(f"\n    {public(url)}: {_hide(reason, url)}")
     raise NetworkError(
         f"commit {source.commit} could not be fetched:{''.join(tried) or ' no place is known to have it'}",
@@ -185,11 +186,30 @@ def _borrowed(repository: Path, commit: str) -> Iterator[Path]:
     """A repository for a moment with the objects of another, where the commit has no parents."""
     with scratch_folder("uenv-bundle-") as folder:
         place = folder / _REPOSITORY
-        _require(_git(None, "init", "--quiet", "--bare", str(place)), commit)
+        _make_empty(place, commit)
         (place / "objects/info").mkdir(exist_ok=True)
         (place / "objects/info/alternates").write_text(f"{repository.absolute()}/objects\n", encoding="utf-8")
         (place / "shallow").write_text(f"{commit}\n", encoding="ascii")
         yield place
+
+
+def _lack(repository: Path, commit: str, done: Completed) -> str | None:
+    """Why a repository does not have the whole commit after it was fetched, None where it has."""
+    if not _has(repository, commit):
+        return _last_line(done) if done.returncode else "does not have it"
+    checked = _check(repository, commit)
+    return f"is damaged: {_last_line(checked)}" if checked.returncode else None
+
+
+def _check(repository: Path, commit: str) -> Completed:
+    """Hash all objects, and look whether any is missing."""
+    return _git(repository, "fsck", "--full", "--no-dangling", "--no-progress", commit)
+
+
+def _make_empty(repository: Path, commit: str) -> None:
+    if repository.exists():
+        remove_tree(repository)
+    _require(_git(None, "init", "--quiet", "--bare", str(repository)), commit)
 
 
 def _has(repository: Path, commit: str) -> bool:
@@ -235,7 +255,7 @@ def _require(done: Completed, commit: str) -> Completed:
 
 
 def _last_line(done: Completed) -> str:
-    lines = done.stderr.strip().splitlines() or [f"git ended with exit {done.returncode}"]
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"git ended with exit {done.returncode}"]
     return next((line for line in lines if line.startswith("fatal:")), lines[-1])
 
 
