@@ -212,6 +212,31 @@ def test_collect_by_age(store):
     assert store.step_folder("ab" * 32) is not None
 
 
+def write_logs(store, **ages):
+    for name, age in ages.items():
+        path = store.log_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("make: *** no rule\n")
+        make_older(path, age)
+
+
+def logs_left(store):
+    return {path.stem for path in store.log_path("x").parent.glob("*.log")}
+
+
+def test_logs_of_components_go_after_a_month_or_sooner_where_that_is_asked_for(store):
+    write_logs(store, ancient=31 * 24 * HOUR, older=29 * 24 * HOUR, fresh=0.0)
+    (found,) = store.collect(dry_run=True).removals
+    assert (found.kind, found.key, found.size, found.reason) == ("log", "ancient", 18, "an old log")
+    assert (store.info().logs, store.info().log_bytes) == (3, 54)
+    assert collect(store) == (1, 18)
+    assert logs_left(store) == {"older", "fresh"}
+    assert collect(store, older_than=2 * 24 * HOUR) == (1, 18)
+    assert logs_left(store) == {"fresh"}
+    assert collect(store, older_than=365 * 24 * HOUR) == (0, 0)
+    assert (store.info().logs, store.info().unfinished) == (1, 0)
+
+
 def test_collect_by_size_takes_downloads_first_and_of_these_the_least_recently_used(store):
     sums = [put(store, bytes([number]) * 1000, age=(9 - number) * HOUR) for number in range(5)]
     make_older(store.step(STEP, fill), 9.5 * HOUR)

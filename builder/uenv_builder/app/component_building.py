@@ -88,7 +88,7 @@ class ComponentBuilder:
                 remove_tree(work)
 
     def _log_path(self, build: _Build) -> Path:
-        return self.session.store.root / "logs" / f"{build.planned.chosen.name}-{build.step.id[:12]}.log"
+        return self.session.store.log_path(f"{build.planned.chosen.name}-{build.step.id[:12]}")
 
     def _keep_log(self, build: _Build) -> None:
         path = self._log_path(build)

@@ -23,7 +23,7 @@ from uenv_builder.model.lock import LockedSource
 from uenv_builder.sources.git import bundle_damage, list_commits, write_bundle
 from uenv_builder.system.download import Download, Downloader
 from uenv_builder.system.download_progress import SharedTask
-from uenv_builder.system.files import explained
+from uenv_builder.system.files import explained, file_size
 from uenv_builder.system.mirrors import MirrorFolder
 from uenv_builder.system.store_entries import References
 from uenv_builder.system.threads import run_in_threads
@@ -210,10 +210,7 @@ def _find_damage(session: Session, mirror: MirrorFolder, files: Sequence[Path]) 
 
 
 def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    return file_size(path, follow_links=True)  # a site may have put files elsewhere
 
 
 @contextmanager

@@ -43,6 +43,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_size(path: Path, *, follow_links: bool = False) -> int:
+    """Bytes of a file, or of a link itself unless it is followed; 0 where it has gone, or cannot be seen."""
+    try:
+        return path.stat(follow_symlinks=follow_links).st_size
+    except OSError:
+        return 0
+
+
 def explain_os_error(error: OSError, path: Path) -> UenvError:
     """The error that a user understands: what could not be written, why, how much is free and where else to go.
 

@@ -4,6 +4,7 @@
     downloads/ab/abcd....part     what has come of one so far
     steps/ab/abcd.../             a step's result, with sums.json: the size and sha256 of each of its files
     steps/ab/.tmp-abcd...-USER-x/ a step that USER has under way, or has left when it was killed
+    logs/NAME-abcd.log            what compilers printed where a component did not build; clean-ups remove old ones
     users/USER.json               a process at work, and what it refers to
     roots/....json                a build's folder or a lock, and what it refers to
     locks/                        empty files that processes hold locks on
@@ -29,16 +30,18 @@ import platformdirs
 
 from uenv_builder.model.errors import BuildError, LockError, UenvError
 from uenv_builder.system.events import Listener, Silent
-from uenv_builder.system.files import explained, lock_file, sha256_of, write_text
+from uenv_builder.system.files import explained, file_size, lock_file, sha256_of, write_text
 from uenv_builder.system.store_collect import CleanUp, Collected, Limits, Removal
 from uenv_builder.system.store_entries import (
     BEGUN,
     LABEL,
+    LOGS,
     PART,
     SUMS,
     References,
     StoredEntry,
     download_lock,
+    log_files,
     step_damage,
     step_lock,
     write_sums,
@@ -76,6 +79,8 @@ class StoreInfo:
     step_bytes: int
     unfinished: int
     roots: int
+    logs: int
+    log_bytes: int
 
 
 class Store:
@@ -89,6 +94,10 @@ class Store:
         """The store at $UENV_CACHE, else at `configured`, else in the user's cache folder (XDG)."""
         place = os.environ.get("UENV_CACHE") or configured
         return cls(Path(place).expanduser() if place else platformdirs.user_cache_path("uenv-builder"))
+
+    def log_path(self, name: str) -> Path:
+        """Where the log of this name lies, or would lie; clean-ups remove it when it is old."""
+        return self.root / LOGS / f"{name}.log"
 
     def download_path(self, sha256: str) -> Path:
         """Where the file with this sha256 lies, or would lie."""
@@ -246,10 +255,12 @@ class Store:
         )
         unfinished = [self.root / place / name for place, folder in index.items() for name in folder.unfinished]
         parts = [path for path in unfinished if path.suffix == PART]
+        logs = log_files(self.root)
         return StoreInfo(
             root=str(self.root), downloads=len(downloads), download_bytes=content_size(downloads),
-            partial_downloads=len(parts), partial_bytes=sum(map(_length, parts)),
+            partial_downloads=len(parts), partial_bytes=sum(map(file_size, parts)),
             steps=len(steps), step_bytes=content_size(steps), unfinished=len(unfinished) - len(parts),
+            logs=len(logs), log_bytes=sum(map(file_size, logs)),
             roots=sum(1 for path in (self.root / "roots").glob("*.json") if path.name[0] != "."),
         )  # fmt: skip
 
@@ -334,10 +345,3 @@ def _touch(path: Path) -> None:
         os.utime(path)
     except OSError:  # somebody else's store, read-only: then nobody collects it by use
         return
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +15,11 @@ from typing import Literal
 from uenv_builder.system.files import explained
 from uenv_builder.system.store_entries import EntryKind, References, StoredEntry, read_label
 from uenv_builder.system.store_index import content_size, list_entries, read_index
-from uenv_builder.system.store_leftovers import remove_away, remove_leftovers, take_away
+from uenv_builder.system.store_leftovers import LOG_AGE, remove_away, remove_leftovers, remove_old_logs, take_away
 from uenv_builder.system.store_roots import JudgedRoot, judge_roots
 from uenv_builder.system.store_users import Turn, User, cleaning_up, gate, list_users
 
-Reason = Literal["leftover", "older than the limit", "makes room", "not among the last"]
+Reason = Literal["leftover", "older than the limit", "makes room", "not among the last", "an old log"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ class CleanUp:
         leftovers = remove_leftovers(self.root, dry_run=self.dry_run)
         self._left = {entry.path for entry in leftovers}
         self._removals = [Removal(entry.kind, entry.key, entry.size, "leftover") for entry in leftovers]
-        self._freed = sum(entry.size for entry in leftovers)
+        logs = remove_old_logs(self.root, older_than=min(LOG_AGE, self._age_limit()), dry_run=self.dry_run)
+        self._removals += [Removal(entry.kind, entry.key, entry.size, "an old log") for entry in logs]
+        self._freed = sum(entry.size for entry in [*leftovers, *logs])
         # Looked at before it is our turn: builds wait meanwhile. What has been used since is kept by who uses it.
         entries = self._entries()
         last = self._last(entries)
@@ -137,6 +140,9 @@ class CleanUp:
             if self._take(entry, reason):
                 taken.add(entry.path)
         return taken
+
+    def _age_limit(self) -> float:
+        return math.inf if self.limits.older_than is None else self.limits.older_than
 
     def _entries(self) -> list[StoredEntry]:
         found = list_entries(self.root, read_index(self.root, fresh=True, save=not self.dry_run))

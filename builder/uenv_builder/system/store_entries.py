@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from uenv_builder.system.files import sha256_of, write_json
+from uenv_builder.system.files import file_size, sha256_of, write_json
 
 SUMS = "sums.json"
 LABEL = "label"
 """The file in a result that says, in one line, what it is one of: `--keep-last` counts by it."""
+LOGS = "logs"
 PART = ".part"
 BEGUN = ".begun"
 """The file in an unfinished result that its maker takes out in the end: gone before, it is not the maker's any more."""
 
-EntryKind = Literal["download", "part", "step", "leftover"]
+EntryKind = Literal["download", "part", "step", "leftover", "log"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class StoredEntry:
     def whole_size(self) -> int:
         """Bytes of all its content."""
         return self.size + sum(self.shared.values())
+
+
+def log_files(root: Path) -> list[Path]:
+    """What compilers printed where a component did not build."""
+    return sorted(path for path in (root / LOGS).glob("*.log") if path.name[0] != ".")
 
 
 def download_lock(root: Path, sha256: str) -> Path:
@@ -128,18 +134,11 @@ def read_label(folder: Path) -> str:
 def size_below(path: Path) -> int:
     """Bytes of a file, or of all files in a folder, in content and not in blocks; others may be at work in it."""
     if not path.is_dir():
-        return _length(path)
-    return sum(_length(Path(name, file)) for name, _folders, files in os.walk(path) for file in files)
+        return file_size(path)
+    return sum(file_size(Path(name, file)) for name, _folders, files in os.walk(path) for file in files)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.is_symlink() and path not in {folder / SUMS, folder / BEGUN}:
             yield path
-
-
-def _length(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except FileNotFoundError:
-        return 0

@@ -2,6 +2,7 @@
 
 steps/ab/.tmp-ID-USER-xyz    a result that USER has not finished
 steps/ab/.tmp-ID-gone-xyz    a result that is being removed: whoever comes by goes on with that
+logs/NAME-abcd.log           of a component that did not build: for a month
 downloads/ab/SHA256.part     what has come of a download: the next one goes on with it, for a day
 """
 
@@ -17,10 +18,12 @@ from pathlib import Path
 from uenv_builder.model.errors import BuildError
 from uenv_builder.system.abandoned import remove_abandoned
 from uenv_builder.system.files import TEMPORARY, explained, remove_tree
-from uenv_builder.system.store_entries import SUMS, StoredEntry
+from uenv_builder.system.store_entries import LOGS, SUMS, StoredEntry, log_files
 from uenv_builder.system.store_index import list_unfinished, read_index
 from uenv_builder.system.store_users import list_users, lock_now, owner_of, unfinished_prefix, users_folder
 
+LOG_AGE = 30 * 86400.0
+"""Seconds for which a log of a component that did not build stays."""
 GIVEN_UP = 86400.0
 """Seconds after which a partial download, and what nobody known has begun, counts as given up."""
 _GONE = "gone"
@@ -39,6 +42,17 @@ def remove_leftovers(root: Path, *, dry_run: bool = False) -> list[StoredEntry]:
     _forget_users(root, {user.name for user in dead})
     _remove_unfinished_files(root)
     return removed
+
+
+def remove_old_logs(root: Path, *, older_than: float = LOG_AGE, dry_run: bool = False) -> list[StoredEntry]:
+    """Remove logs that were written more than `older_than` seconds ago, and say which. Raises BuildError."""
+    found = []
+    for path in log_files(root):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append(StoredEntry("log", path, path.stem, status.st_size, status.st_mtime, path))
+    old = [entry for entry in found if time.time() - entry.used > older_than]
+    return old if dry_run else [entry for entry in old if _remove(entry)]
 
 
 def tidy_after_the_dead(root: Path) -> None:
@@ -125,5 +139,5 @@ def _forget_users(root: Path, names: AbstractSet[str]) -> None:
 
 
 def _remove_unfinished_files(root: Path) -> None:
-    for folder in (root, root / "roots", users_folder(root)):
+    for folder in (root, root / "roots", root / LOGS, users_folder(root)):
         remove_abandoned(folder)
