@@ -45,6 +45,7 @@ VERDICTS = {
     "low-bandwidth": (0, "low-bandwidth", "101.9 GB/s at 134217728 bytes, at least 110 expected"),
     "node-fault": (2, "node-fault", "The GPU's memory or its links are faulty on this node"),
     "node-down": (1, "node-fault", "A node failed while the job ran: nid001001"),
+    "launch-failure": (1, "node-fault", "Slurm could not start the program on nid001001 (Socket timed out"),
     "crash": (2, "crashed", "ended with 2"),
     "no-debug": (0, "not-proved", "the log does not tell which network NCCL used"),
     "ranks-apart": (0, "not-proved", "1 ranks took part, 8 were started"),

@@ -419,6 +419,8 @@ def test_plots_are_the_same_for_the_same_figures(tmp_path):
         busbw_plot.plot_busbw(tmp_path / name, "title", [curve], load_figures().figures[:3])
     for file in ("busbw.svg", "busbw.png"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    # One rank alone has no bus bandwidth.
+    assert len(busbw_plot.plot_busbw(tmp_path, "title", [busbw_plot.Curve("x", {8: 0.0})], [])) == 2
     assert busbw_plot.size_text(8) == "8 B"
     assert busbw_plot.size_text(8_000_000_000) == "7.451 GiB"
 

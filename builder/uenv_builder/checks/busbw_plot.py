@@ -71,7 +71,8 @@ def _draw(axes: Axes, curves: Sequence[Curve], figures: Sequence[Figure]) -> Non
                 *zip(*points, strict=True), linestyle="none", marker=marker, markersize=11, color="black", label=label
             )
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if any(value > 0 for curve in curves for value in curve.values.values()):
+        axes.set_yscale("log")
     sizes = sorted({size for curve in curves for size in curve.values})
     shown = sizes[:: max(1, len(sizes) // 8)]
     axes.set_xticks(shown, [size_text(size) for size in shown], minor=False)
