@@ -156,6 +156,19 @@ def test_slurm_starts_tasks_on_both_nodes(inside, tmp_path):
     assert re.fullmatch(r"127\.0\.0\.1:2[0-9]{4}", inside.meeting())
 
 
+def test_a_part_of_an_allocation_is_its_first_nodes_even_if_others_are_free(inside, tmp_path):
+    busy = subprocess.Popen(["srun", "--nodes=1", "--ntasks=1", "--nodelist=n1", "--exact", "sleep", "20"])
+    try:
+        time.sleep(1)
+        where = 'echo "$UENV_NODE_NAME"'
+        ended = inside.run(job(tmp_path, where, nodes=1, options=("--mpi=none", "--overlap")))
+        assert (ended.returncode, (tmp_path / "job.log").read_text()) == (0, "0: n1\n")
+        assert sorted(read_states(inside.probe(tmp_path, 1).splitlines())) == ["n1"]
+    finally:
+        busy.terminate()
+        busy.wait(60)
+
+
 def test_slurm_nodes_tell_their_state(inside, tmp_path):
     states = read_states(inside.probe(tmp_path, 2).splitlines())
     assert sorted(states) == ["n1", "n2"]

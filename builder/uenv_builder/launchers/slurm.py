@@ -37,7 +37,7 @@ class SlurmLauncher:
             return ["there is no srun on this machine"]
         if not in_allocation():
             return ["this is not inside a Slurm allocation"]
-        have = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+        have = _size()
         return [f"{nodes} nodes are asked for, the allocation has {have}"] if have < nodes else []
 
     def meeting(self) -> str:
@@ -68,14 +68,21 @@ class SlurmLauncher:
             self.ask_each_node(dump_command(script, mark), job.nodes, job.dump)
 
         env = {**job.env, MARK: mark}
-        return run_limited([env], step_command(job), log=job.log, limit=job.limit, on_limit=dump, grace=_GRACE)
+        command = step_command(job, self._places(job.nodes))
+        return run_limited([env], command, log=job.log, limit=job.limit, on_limit=dump, grace=_GRACE)
+
+    def _places(self, nodes: int) -> list[str]:
+        """srun's option for the first nodes, where the allocation has more: the others could be taken, while ranks meet
+        on the first, and while what is known of the nodes is known of these.
+        """
+        return [f"--nodelist={','.join(self.nodes()[:nodes])}"] if _size() > nodes else []
 
     def ask_each_node(self, argv: Sequence[str], nodes: int, log: Path) -> str:
         """Run `argv` once on each node, also beside a step that has all of its processors; what they print together,
         and into `log`. After a time, what came until then.
         """
         step = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--mpi=none"]
-        return ask([*step, "--time=3", *argv], log=log, limit=_STEP_SECONDS, grace=_GRACE)
+        return ask([*step, *self._places(nodes), "--time=3", *argv], log=log, limit=_STEP_SECONDS, grace=_GRACE)
 
     def probe(self, folder: Path, nodes: int) -> str:
         """See `Launcher.probe`."""
@@ -87,6 +94,11 @@ def in_allocation() -> bool:
     return "SLURM_JOB_ID" in os.environ
 
 
+def _size() -> int:
+    """How many nodes the allocation has."""
+    return int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+
+
 def is_elsewhere() -> bool:
     """Whether the allocation's nodes are other machines than this one: salloc may run its command where it was called.
 
@@ -95,8 +107,11 @@ def is_elsewhere() -> bool:
     return in_allocation() and "SLURMD_NODENAME" not in os.environ
 
 
-def step_command(job: Job) -> list[str]:
-    """The srun line of a job. Slurm's own limit is longer than ours, and counts where ours can no longer."""
+def step_command(job: Job, places: Sequence[str] = ()) -> list[str]:
+    """The srun line of a job; `places` says on which nodes.
+
+    Slurm's own limit is longer than ours, and counts where ours can no longer.
+    """
     options = [
         f"--nodes={job.nodes}",
         f"--ntasks={job.nodes * job.tasks_per_node}",
@@ -105,6 +120,7 @@ def step_command(job: Job) -> list[str]:
         "--label",
         "--kill-on-bad-exit=1",
         f"--time={int(job.limit) // 60 + 3}",
+        *places,
         *job.options,
     ]
     return ["srun", *options, "sh", "-c", _NUMBERED, "sh", *job.argv]
