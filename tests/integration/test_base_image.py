@@ -19,7 +19,7 @@ from faulty_server import FaultyServer, serving
 
 from made_listings import listing_of_oci, listing_of_squashfs
 from small_recipes import OfflineUenv
-from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES
+from uenv_builder.system.registry_login import INDEX_TYPES, MANIFEST_TYPES
 from uenv_command import refused
 
 EPOCH = 1_700_000_000

@@ -27,9 +27,10 @@ from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import IncompatibleError, LockError, NetworkError
 from uenv_builder.model.image import ImageConfig
 from uenv_builder.sources.oci_base import LockedBase, fetch_base, resolve_base
-from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES, Registries
+from uenv_builder.sources.oci_registry import Registries
 from uenv_builder.system.events import Silent
 from uenv_builder.system.layer_blob import write_layer
+from uenv_builder.system.registry_login import INDEX_TYPES, MANIFEST_TYPES
 from uenv_builder.system.settings import Settings
 from uenv_builder.system.store import Store
 

@@ -9,8 +9,8 @@ import requests
 
 from uenv_builder.core.image_reference import RegistryAccess, is_loopback, read_image_reference
 from uenv_builder.model.errors import RecipeError, UsageError
-from uenv_builder.sources.oci_registry import RegistryAuth
-from uenv_builder.sources.registry_auth import Credentials, auth_files, find_login, read_challenges
+from uenv_builder.system.registry_auth import Credentials, auth_files, find_login, read_challenges
+from uenv_builder.system.registry_login import RegistryAuth
 from uenv_builder.system.transfer import GiveUpError
 
 DIGEST = "0123456789abcdef" * 4

@@ -15,8 +15,9 @@ from uenv_builder.core.image_reference import ImageReference, RegistryAccess, re
 from uenv_builder.model.errors import IncompatibleError, UenvError
 from uenv_builder.model.lock import LockedBase, LockedBaseLayer
 from uenv_builder.model.system import Architecture
-from uenv_builder.sources.oci_registry import INDEX_TYPES, MANIFEST_TYPES, Json, Manifest, Registries
+from uenv_builder.sources.oci_registry import Manifest, Registries
 from uenv_builder.system.download import Download
+from uenv_builder.system.registry_login import INDEX_TYPES, MANIFEST_TYPES, Json
 
 LAYER_TYPES = (
     "application/vnd.oci.image.layer.v1.tar",

@@ -34,7 +34,8 @@ _NO_CONNECTION = (
     urllib3.exceptions.ProxyError,
     requests.exceptions.ProxyError,
 )
-_TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+"""Answers below 500 that may be another one later."""
 
 
 class TryAgainError(Exception):
@@ -172,8 +173,15 @@ def _open_file(url: str) -> IO[bytes]:
 def _get(session: requests.Session, url: str, offset: int, timeouts: tuple[float, float]) -> requests.Response:
     # The hash is that of the bytes as they are stored: nothing may be unpacked on the way.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-    try:
+    with translated():
         return session.get(url, headers=headers, stream=True, timeout=timeouts)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what requests raises in the body, which asks a server, into TryAgainError or GiveUpError."""
+    try:
+        yield
     except requests.TooManyRedirects as error:
         raise GiveUpError(_reason(error)) from error
     except ValueError as error:  # no URL, in one of many ways; the messages quote it with its password
@@ -199,7 +207,7 @@ def _judge(answer: requests.Response) -> None:
     code = answer.status_code
     if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise WrongContentError("has fewer bytes than were expected (HTTP 416)")
-    if code in _TRY_AGAIN or code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if code in TRY_AGAIN or code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise TryAgainError(f"HTTP {code} {answer.reason}", asked_wait(answer.headers.get("Retry-After")))
     if code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
         raise GiveUpError(f"HTTP {code} {answer.reason}")

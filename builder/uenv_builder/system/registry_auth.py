@@ -114,7 +114,9 @@ def ask_for_token(realm: str, asked: Mapping[str, str], credentials: Credentials
         return requests.post(realm, data=form, timeout=_TIMEOUTS)
     # Given as auth, not as a header: requests lets netrc(5) win over a header.
     login = HTTPBasicAuth(credentials.user.encode(), credentials.password.encode()) if credentials else None
-    return requests.get(realm, params=asked, auth=login, timeout=_TIMEOUTS)
+    # Several scopes in one challenge are divided by blanks, and asked for one by one.
+    query = [(name, part) for name, text in asked.items() for part in (text.split() if name == "scope" else [text])]
+    return requests.get(realm, params=query, auth=login, timeout=_TIMEOUTS)
 
 
 def basic_header(credentials: Credentials) -> str:
