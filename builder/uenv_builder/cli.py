@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "exec": ("execute", "execute"),
     "read-ahead": ("read_ahead", "read_ahead"),
     "inspect": ("inspect", "inspect"),
+    "publish": ("publish", "publish"),
     "explain": ("explain", "explain"),
     "doctor": ("examine", "examine"),
     "new": ("new", "start_recipe"),
