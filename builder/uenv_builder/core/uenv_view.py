@@ -7,10 +7,12 @@ uenv reads `views.NAME.env.values` with the two tables `list` (search paths: set
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-from uenv_builder.core.environment import DEFAULT_PATH, compose_environment
+from uenv_builder.core.environment import DEFAULT_PATH, VARIABLE_NAME, compose_environment
+from uenv_builder.core.uenv_meta import EXPANSION, read_env_json
 from uenv_builder.model.errors import RecipeError
 from uenv_builder.model.recipe import Recipe, View
 from uenv_builder.model.system import NetworkMode, System
@@ -25,6 +27,8 @@ SEARCH_PATHS = frozenset({
 })  # fmt: skip
 """Variables that are lists of folders wherever they are set: a view adds to them, or sets them part by part."""
 _RESERVED = {"modules", "spack"}
+_OPENING = "${@"
+_LIST_ENDINGS = ("PATH", "PATHS", "_DIRS", "LIB")
 _CONTAINERS_ONLY = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
 
@@ -47,19 +51,93 @@ def contract_view(system: System, network: NetworkMode, recipe: Recipe) -> View:
     )
 
 
-def uenv_views(system: System, network: NetworkMode, recipe: Recipe) -> dict[str, View]:
-    """All views by name: `default`, and those of the recipe, each with its own changes over the default's.
+def activation_view(activation: Mapping[str, str | None], mount: str, *, description: str = "") -> View:
+    """What activating a Spack view does, as changes to a session: `activation` has the variables that `spack env
+    activate --with-view V --sh` sets, with their values (None: it unsets them).
 
-    A view of the recipe named `default` takes that one's place. Raises RecipeError for a name that is taken.
+    Spack prints whole values, with what its caller had in them: of search paths only folders below `mount` are kept.
+    Variables of Spack's own are left out. Raises RecipeError for a value that the uenv command would fill in.
     """
+    values, prepend, unset = {}, {}, []
+    for name, value in sorted(activation.items()):
+        if name.startswith(("SPACK_", "__")) or name == "PS1":
+            continue
+        if value is None:
+            unset.append(name)
+        elif _OPENING in value:
+            raise _refused(name, f"Spack gives it the value {value}, and the uenv command would fill in {_OPENING}")
+        elif _is_list(name, value):
+            prepend[name] = [folder for folder in value.split(":") if f"{folder}/".startswith(f"{mount}/")]
+        else:
+            values[name] = value
+    return View(
+        description=description, set=values, unset=unset,
+        prepend={name: folders for name, folders in prepend.items() if folders},
+    )  # fmt: skip
+
+
+def _is_list(name: str, value: str) -> bool:
+    parts = value.split(":")
+    return name in SEARCH_PATHS or (
+        name.endswith(_LIST_ENDINGS) and all(part.startswith("/") for part in parts if part)
+    )
+
+
+def uenv_views(
+    system: System, network: NetworkMode, recipe: Recipe, activations: Mapping[str, View] | None = None
+) -> dict[str, View]:
+    """All views by name: `default`, those of the recipe, and those in `activations`, which Spack has made.
+
+    Each has the system's contract below, over it what its activation does, and over that its own changes in the recipe.
+    A view of the recipe, or one of Spack, named `default` takes that one's place. Raises RecipeError for a name that
+    is taken, a name that is none, and a value that would come out differently from one time to the next.
+    """
+    made = activations or {}
     base = contract_view(system, network, recipe)
-    for name in recipe.views:
-        if name in _RESERVED:
-            raise RecipeError(
-                f'a view of a uenv cannot be named "{name}"', rule="view-name",
-                hint="choose another name: uenvs have views of their own with this one",
-            )  # fmt: skip
-    return {DEFAULT: base, **{name: _over(base, view) for name, view in recipe.views.items()}}
+    views = {DEFAULT: base}
+    for name in dict.fromkeys([*made, *recipe.views]):
+        _refuse_name(name)
+        view = _over(base, made[name]) if name in made else base
+        views[name] = _over(view, recipe.views[name]) if name in recipe.views else view
+    for name, view in views.items():
+        _refuse_values(name, view)
+    return views
+
+
+def _refuse_name(name: str) -> None:
+    if name in _RESERVED:
+        raise RecipeError(
+            f'a view of a uenv cannot be named "{name}"', rule="view-name",
+            hint="choose another name: uenvs have views of their own with this one",
+        )  # fmt: skip
+
+
+def _refuse_values(view_name: str, view: View) -> None:
+    """Raise RecipeError for names that the uenv command drops, and for `${@NAME@}` that it cannot fill in for certain:
+    it goes through the variables of a view in no order.
+    """
+    changed = {*view.set, *view.prepend, *view.append, *view.unset}
+    for name in sorted(changed):
+        if not VARIABLE_NAME.match(name):
+            raise _refused(name, f'in view "{view_name}": it is no name of an environment variable')
+        texts = [view.set.get(name, ""), *view.prepend.get(name, ()), *view.append.get(name, ())]
+        for text in texts:
+            for wanted in EXPANSION.findall(text):
+                if not VARIABLE_NAME.match(wanted):
+                    raise _refused(name, f'in view "{view_name}": ${{@{wanted}@}} names no environment variable')
+                if wanted in changed - {name}:
+                    raise _refused(
+                        name, f'in view "{view_name}": ${{@{wanted}@}} is changed by the view, before or after it'
+                    )
+            if _OPENING in EXPANSION.sub("", text):
+                raise _refused(name, f'in view "{view_name}": {_OPENING} is not closed by @}} in {text}')
+
+
+def _refused(name: str, reason: str) -> RecipeError:
+    return RecipeError(
+        f"{name}: {reason}", rule="view-value",
+        hint="${@NAME@} means the variable of whoever starts the uenv; all else is taken as it is written",
+    )  # fmt: skip
 
 
 def view_values(view: View) -> Values:
@@ -73,13 +151,25 @@ def view_values(view: View) -> Values:
     return {"list": lists, "scalar": scalars}
 
 
-def env_document(name: str, mount: str, views: dict[str, View], *, description: str = "") -> dict[str, object]:
-    """The content of meta/env.json: `name` of the uenv, the absolute path where it is mounted, and its views."""
+def env_document(
+    name: str, mount: str, views: Mapping[str, View], *, description: str = "", default: str = DEFAULT
+) -> dict[str, object]:
+    """The content of meta/env.json: `name` of the uenv, the absolute path where it is mounted, its views, and which of
+    them is taken where none is named. It was read again and found to be what the uenv command takes.
+    """
+    document = _env_document(name, mount, views, description=description, default=default)
+    read_env_json(json.dumps(document))
+    return document
+
+
+def _env_document(
+    name: str, mount: str, views: Mapping[str, View], *, description: str, default: str
+) -> dict[str, object]:
     return {
         "name": name,
         "description": description,
         "mount": mount,
-        "default-view": DEFAULT,
+        "default-view": default,
         "views": {
             view_name: {"description": view.description, "env": {"version": 1, "values": view_values(view)}}
             for view_name, view in views.items()
@@ -90,11 +180,17 @@ def env_document(name: str, mount: str, views: dict[str, View], *, description: 
 def _over(base: View, own: View) -> View:
     values = {name: value for name, value in base.set.items() if name not in own.unset} | own.set
     unset = {name for name in [*base.unset, *own.unset] if name not in own.set}
-    prepend = {name: folders for name, folders in base.prepend.items() if name not in {*own.set, *own.unset}}
+    replaced = {*own.set, *own.unset}
+    prepend = {name: folders for name, folders in base.prepend.items() if name not in replaced}
+    append = {name: folders for name, folders in base.append.items() if name not in replaced}
     for name, folders in own.prepend.items():
         prepend[name] = list(dict.fromkeys([*folders, *prepend.get(name, [])]))
-    changes = {"set": dict(sorted(values.items())), "prepend": dict(sorted(prepend.items())), "unset": sorted(unset)}
-    return own.model_copy(update=changes)
+    for name, folders in own.append.items():
+        append[name] = list(dict.fromkeys([*append.get(name, []), *folders]))
+    return View(
+        description=own.description or base.description, set=dict(sorted(values.items())),
+        prepend=dict(sorted(prepend.items())), append=dict(sorted(append.items())), unset=sorted(unset),
+    )  # fmt: skip
 
 
 def _added_folders(value: str) -> list[str]:
@@ -109,6 +205,11 @@ def _changes(view: View, name: str) -> Iterator[Change]:
     elif name in view.unset:
         yield {"op": "set" if added else "unset", "value": []}
     if name in view.prepend:
-        yield {"op": "prepend", "value": list(view.prepend[name])}
+        yield {"op": "prepend", "value": _folders(view.prepend[name])}
     if name in view.append:
-        yield {"op": "append", "value": list(view.append[name])}
+        yield {"op": "append", "value": _folders(view.append[name])}
+
+
+def _folders(values: list[str]) -> list[str]:
+    """Folder by folder, whoever wrote several into one text."""
+    return [folder for value in values for folder in value.split(":") if folder]

@@ -125,13 +125,13 @@ def _refuse_paths(file: Path, mount: str) -> None:
 
 def _open_or_create(repository: Path) -> bool:
     """Make the folder a repository unless it is one; whether that was done."""
+    remove_abandoned(repository)
     if (repository / INDEX).exists():
         return False
     with explained(repository):
         if repository.exists() and not repository.is_dir():
             raise UsageError(f"{repository}: is not a folder", rule="repository-folder", hint="name a folder")
         repository.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(repository)
         foreign = sorted(path.name for path in repository.iterdir() if not path.name.startswith(TEMPORARY))
         if foreign and INDEX not in foreign:
             raise UsageError(
@@ -144,6 +144,8 @@ def _open_or_create(repository: Path) -> bool:
 def _store(place: Path, image: RepositoryImage) -> Stored:
     """Have the image's folder at `place`, with a squashfs that is the image's to the byte."""
     file = place / SQUASHFS
+    for folder in (place, *place.glob(f"{META}/**/")):
+        remove_abandoned(folder)
     if not place.is_dir():
         with replace_folder(place) as new:
             way = _place_image(new / SQUASHFS, image)
