@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
 
 import faulty_server
@@ -17,6 +16,7 @@ import pytest
 import requests
 from faulty_server import Answer, FaultyServer, serving
 
+from real_registry import docker_registry
 from uenv_builder.app.mirroring import fill_mirror
 from uenv_builder.app.session import Session
 from uenv_builder.core.artefacts import artefact_of, base_parts
@@ -187,29 +187,6 @@ def rule(caught):
 
 
 # A real registry.
-
-
-@contextmanager
-def docker_registry(folder, *, htpasswd=None):
-    """Debian's docker-registry on a free port of loopback, and its address; ended by its process id."""
-    folder.mkdir()
-    config = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(folder / "images")}},
-        "http": {"addr": "127.0.0.1:0", "secret": "x"},
-    }
-    if htpasswd:
-        (folder / "htpasswd").write_text(htpasswd)
-        config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
-    (folder / "config.yml").write_text(json.dumps(config))
-    command = ["docker-registry", "serve", folder / "config.yml"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            address = next(filter(None, (re.search(r"listening on ([0-9.:]+)", line) for line in process.stderr)))[1]
-            yield address
-        finally:
-            process.terminate()
-            process.stderr.read()
 
 
 @pytest.fixture(scope="module")

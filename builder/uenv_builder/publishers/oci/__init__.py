@@ -1,0 +1,1 @@
+"""Registries that are written to (OCI distribution specification 1.1): blobs, manifests, tags, referrers, channels."""
