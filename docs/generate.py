@@ -21,8 +21,10 @@ from uenv_builder.core.rules.stories import chapter_names, load_chapter
 from uenv_builder.core.systems import load_systems, load_uarchs
 from uenv_builder.model import component as components
 from uenv_builder.model import recipe as model
+from uenv_builder.model import spack
 
 REFERENCE = Path(__file__).parent / "reference"
+_OWN = "uenv_builder."
 VARIABLES = "Texts by name, for `${{ name }}` in this recipe and in those that extend it."
 NOTE = "<!-- Written by docs/generate.py; edit the code instead. -->\n\n"
 
@@ -40,8 +42,9 @@ def recipe_page() -> str:
     ]
     for name in _sections(schema, schema["$defs"]):
         section = schema["$defs"][name]
-        lines += [f"\n## {name}\n", inspect.getdoc(getattr(model, name)) or "", ""]
-        lines += _table(section, getattr(model, name), set(section.get("required", ())))
+        owner = getattr(model, name, None) or getattr(spack, name)
+        lines += [f"\n## {name}\n", inspect.getdoc(owner) or "", ""]
+        lines += _table(section, owner, set(section.get("required", ())))
     return "\n".join(lines) + "\n"
 
 
@@ -94,7 +97,8 @@ def _default(field: dict[str, Any]) -> str:
 def _notes(owner: type) -> dict[str, str]:
     """The strings below the fields of a class, as documentation tools read them."""
     notes, field = {}, ""
-    for line in inspect.getsource(owner).splitlines():
+    source = "\n".join(inspect.getsource(part) for part in reversed(owner.__mro__) if part.__module__.startswith(_OWN))
+    for line in source.splitlines():
         text = line.strip()
         if text.startswith('"""') and field:
             notes[field] = text.strip('"')

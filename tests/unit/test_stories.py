@@ -13,7 +13,7 @@ from uenv_builder.model.errors import Severity
 from uenv_command import ROOT
 
 PACKAGE = ROOT / "builder/uenv_builder"
-CHAPTERS = ("form", "building", "machine", "publishing", "importing")
+CHAPTERS = ("form", "building", "machine", "publishing", "importing", "spack")
 SEVERITIES = set(Severity.__args__)
 
 

@@ -104,6 +104,8 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     """The lock of the recipe for `uarch`; raises IncompatibleError with every reason why there is none."""
     if session.offline:
         raise UsageError("locking asks the mirrors and the index, and --offline forbids it")
+    if loaded.recipe.kind != "container":
+        raise UsageError(f"recipes of kind {loaded.recipe.kind} can be checked, and not yet locked or built")
     if loaded.components.unavailable:
         raise IncompatibleError.collect(loaded.components.unavailable)
     older = None if upgrade.everything else _usable_lock(loaded, uarch)

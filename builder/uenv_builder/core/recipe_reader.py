@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from uenv_builder.core.recipe_kind import kind_errors, missing_base
 from uenv_builder.core.yaml_tree import Path, Value, YamlTree, suggest
 from uenv_builder.model.errors import Diagnostic, RecipeError
 from uenv_builder.model.recipe import Recipe
@@ -36,12 +37,17 @@ FORMS = {
     r"^[0-9]+\.[0-9]+$": 'the first two numbers in quotes, for example "13.0"',
     r"^[^\s@]+(@sha256:[0-9a-f]{64})?$": "an image of a registry, for example registry.example/name:tag@sha256:...",
     r"^0?[0-7]{3}$": 'an octal mode in quotes, for example "0644"',
+    r"^[0-9a-f]{40}$": "a commit's whole id of 40 digits, as `git rev-parse` prints it; a branch or tag goes to `ref`",
+    r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$": "a branch or tag, for example releases/v1.2",
+    r"^[^\s\x00-\x1f]+$": "a URL or a path without blanks",
+    r"^[^\x00-\x1f]*[^\s\x00-\x1f][^\x00-\x1f]*$": "a spec on one line, for example hdf5 +mpi",
+    r"^[a-z0-9_][a-z0-9_-]*$": "small letters, digits, _ and -, for example py-numpy",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]*$": 'a version in quotes, for example "14.2.0"',
 }
 """The patterns of model/recipe.py in words."""
 COMPONENT_FORMS = {
     r"^[0-9a-f]{64}$": "64 hexadecimal digits in small letters, as sha256sum prints them",
     r"^[0-9a-f]{40}([0-9a-f]{24})?$": "a commit's whole id, as `git rev-parse` prints it",
-    r"^[^\s\x00-\x1f]+$": "a URL or a path without blanks",
     r"^pool/[^\s\x00-\x1f]+$": "a path below a mirror's root, for example pool/main/h/hwloc/hwloc_2.12.0.orig.tar.bz2",
     r"^[^/\s\x00-\x1f][^\s\x00-\x1f]*$": "a relative path without blanks, for example patches/first.patch",
     r"^[A-Za-z0-9_.,:+=@%/ -]*$": "letters, digits, blanks and _ . , : + = @ % / -",
@@ -126,8 +132,9 @@ def evaluate(tree: YamlTree) -> EvaluatedRecipe:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
         found += [explain(details, tree) for details in error.errors()]
+        found += missing_base(value, tree)
     if recipe:
-        found += _requirement_errors(recipe, tree)
+        found += [*_requirement_errors(recipe, tree), *kind_errors(recipe, tree)]
     if found or recipe is None:
         raise RecipeError.collect(found)
     return EvaluatedRecipe(recipe, tree)

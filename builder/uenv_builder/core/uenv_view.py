@@ -14,7 +14,8 @@ from typing import TypeAlias
 from uenv_builder.core.environment import DEFAULT_PATH, VARIABLE_NAME, compose_environment
 from uenv_builder.core.uenv_meta import EXPANSION, read_env_json
 from uenv_builder.model.errors import RecipeError
-from uenv_builder.model.recipe import Recipe, View
+from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.section import View
 from uenv_builder.model.system import NetworkMode, System
 
 Change: TypeAlias = dict[str, str | list[str]]

@@ -7,7 +7,8 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from uenv_builder.model.recipe import AbsolutePath, Name, PackageName, VersionText
+from uenv_builder.model.recipe import PackageName, VersionText
+from uenv_builder.model.section import AbsolutePath, Name
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}([0-9a-f]{24})?$")]

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from uenv_builder.model.section import AbsolutePath, Name, View
+from uenv_builder.model.spack import SpackSection
 from uenv_builder.model.system import NetworkMode
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=120)]
-"""What a label's parts may hold: the grammar of the site's uenv command."""
 VersionText = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9A-Za-z]+)*([-+.][0-9A-Za-z.]+)?$", max_length=80)]
-AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00-\x1f]*$", max_length=4000)]
+Kind = Literal["container", "uenv", "both"]
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+)?$")]
 
 
@@ -60,7 +60,7 @@ class OciBase(_Section):
 
 
 class Base(_Section):
-    """What the image stands on: exactly one of these."""
+    """What the image stands on: exactly one of these; none of them in a uenv."""
 
     debian: DebianBase | None = None
     """The userland, from packages of Debian."""
@@ -69,9 +69,14 @@ class Base(_Section):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if (self.debian is None) == (self.oci is None):
+        if self.debian is not None and self.oci is not None:
             raise PydanticCustomError("one_base", "name exactly one base: debian or oci")
         return self
+
+    @property
+    def empty(self) -> bool:
+        """Whether it names none, as a recipe that has no base."""
+        return self.debian is None and self.oci is None
 
 
 class Pins(_Section):
@@ -106,21 +111,6 @@ class PythonSection(_Section):
     """Bounds for packages that come only if something requires them."""
     byte_compile: bool = True
     """Whether the image holds the byte code of its modules; without, every process compiles them anew."""
-
-
-class View(_Section):
-    """A named set of changes to the environment, as users of a uenv select it."""
-
-    description: str = ""
-    """One line for whoever chooses."""
-    set: dict[str, str] = {}
-    """Variables and their values."""
-    prepend: dict[str, list[str]] = {}
-    """Folders to put before what a search path holds, by variable."""
-    append: dict[str, list[str]] = {}
-    """Folders to put after it."""
-    unset: list[str] = []
-    """Variables to remove."""
 
 
 class EdfSection(_Section):
@@ -193,12 +183,20 @@ class Recipe(_Section):
     """Who answers for it; goes into the OCI image's labels."""
     targets: Annotated[list[Target], Field(min_length=1)]
     """Where it runs; the first is the default."""
-    base: Base
-    """What the image stands on."""
+    kind: Kind = "container"
+    """What a build makes: a container image, a uenv (a folder that the site's uenv command mounts), or both."""
+    base: Base = Base()
+    """What a container image stands on; a uenv has none."""
     pins: Pins = Pins()
     """Versions that the lock must agree with."""
     python: PythonSection = PythonSection()
     """Python packages from wheels."""
+    spack: SpackSection | None = None
+    """What Spack installs below `mount`; a uenv needs it."""
+    mount: AbsolutePath = "/user-environment"
+    """Where a uenv is mounted; a folder that the nodes have, and the only one at which it works."""
+    default_view: Name | None = None
+    """The view of a uenv that is taken where none is named."""
     components: dict[Name, ComponentChoice] = {}
     """Software built from source into the image, by the name of its folder; what it needs comes with it."""
     network: NetworkMode = "none"
