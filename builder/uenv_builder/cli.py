@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "read-ahead": ("read_ahead", "read_ahead"),
     "inspect": ("inspect", "inspect"),
     "publish": ("publish", "publish"),
+    "import": ("import_recipe", "import_recipe"),
     "explain": ("explain", "explain"),
     "doctor": ("examine", "examine"),
     "new": ("new", "start_recipe"),

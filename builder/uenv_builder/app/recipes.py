@@ -99,6 +99,12 @@ def _newest(folder: Path) -> Path | None:
     return max(folder.glob(f"*/{_FILE}"), key=order, default=None)
 
 
+def is_stackinator_recipe(folder: Path) -> bool:
+    """Whether `folder` has the files of a recipe of Stackinator, and no recipe.yaml."""
+    files = ("config.yaml", "compilers.yaml", "environments.yaml")
+    return all((folder / name).is_file() for name in files) and not (folder / _FILE).exists()
+
+
 def load_recipe(path: Path) -> LoadedRecipe:
     """Read and evaluate the recipe at `path`; raises RecipeError with every finding at its place."""
     chain: list[Path] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from uenv_builder.app import building
+from uenv_builder.app.recipes import is_stackinator_recipe
 from uenv_builder.app.remembering import remember
 from uenv_builder.commands.run import Run, prepare_target
 from uenv_builder.commands.shared import (
@@ -61,9 +63,16 @@ def build(
                          hint="leave the option out, or run the command in a terminal")  # fmt: skip
     with Run(as_json=as_json, quiet=quiet, verbose=verbose, offline=offline, jobs=jobs, mirror=mirror) as run:
         run.session.shell_on_failure = shell_on_failure
+        asked = recipe
+        if is_stackinator_recipe(Path(recipe)):
+            from uenv_builder.app.stackinator_building import recipe_to_build
+
+            recipe = recipe_to_build(
+                recipe, label, own=Path(sys.argv[0]), listener=run.session.listener, system=system, uarch=uarch
+            )
         prepared = prepare_target(run, recipe, label, uarch=uarch, system=system, locked=locked)
         result = building.build(run.session, prepared, output=output, test=not no_test)
         run.show(result.document(), result.summary())
-        if not result.seconds and result.exit_code == 0:
+        if not result.seconds and result.exit_code == 0 and recipe == asked:
             remember(run.session, prepared, result.image.folder, recipe, Answer(run.shown, run.notes))
         return result.exit_code
