@@ -136,7 +136,7 @@ def _files_of(folder: Path) -> RecipeFiles:
 
 def _written(document: Document, folder: Path) -> str:
     head = f"# Imported from {folder.resolve().name}, a recipe of Stackinator.\n"
-    text: str = yaml.safe_dump(document, sort_keys=False, width=110, allow_unicode=True, default_flow_style=False)
+    text: str = yaml.safe_dump(document, sort_keys=False, width=4096, allow_unicode=True, default_flow_style=False)
     return head + text
 
 

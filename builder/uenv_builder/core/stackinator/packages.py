@@ -29,19 +29,20 @@ def convert_packages(tree: YamlTree | None, findings: Findings) -> tuple[Documen
                 f'"packages.{name}": a mapping is expected', rule="import-invalid", position=tree.position(path)
             )
         found = value.pop("externals", None)
-        if found:
-            externals[name] = [_external(tree, (*path, "externals", at), one, findings) for at, one in enumerate(found)]
+        known = [_external(tree, (*path, "externals", at), one, findings) for at, one in enumerate(found or ())]
+        if complete := [one for one in known if one is not None]:
+            externals[name] = complete
         if value:
             settings[name] = value
     return settings, externals
 
 
-def _external(tree: YamlTree, path: Path, value: Value, findings: Findings) -> Document:
+def _external(tree: YamlTree, path: Path, value: Value, findings: Findings) -> Document | None:
     if not isinstance(value, dict) or "spec" not in value or "prefix" not in value:
         findings.loss(
             "an external has no spec or no prefix", at=tree.position(path), hint="name the folder that it lies in"
         )
-        return value if isinstance(value, dict) else {}
+        return None
     for key in sorted(set(value) - _EXTERNAL_KEYS):
         findings.loss(f'"{key}" of an external is not carried over', at=tree.position((*path, key)))
     return {key: text for key, text in value.items() if key in _EXTERNAL_KEYS}
