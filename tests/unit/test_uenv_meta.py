@@ -9,9 +9,10 @@ from golden_files import check_golden
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uenv_builder.core.spack_view import activation_view, uenv_document
 from uenv_builder.core.systems import load_systems
 from uenv_builder.core.uenv_meta import apply_views, read_env_json
-from uenv_builder.core.uenv_view import activation_view, env_document, uenv_views, view_values
+from uenv_builder.core.uenv_view import env_document, uenv_views, view_values
 from uenv_builder.model.errors import BuildError, RecipeError
 from uenv_builder.model.recipe import Recipe, View
 
@@ -185,6 +186,37 @@ def test_a_view_that_is_not_there():
 def test_what_the_uenv_command_would_refuse_or_drop(text, reason):
     with pytest.raises(BuildError, match=reason):
         read_env_json(text if isinstance(text, str) else json.dumps(text))
+
+
+def uenv_recipe(**views):
+    environment = {"compilers": ["gcc"], "specs": ["lz4"], "views": views}
+    spack = {
+        "repositories": {"builtin": {"git": "https://example.org/p.git", "ref": "develop"}},
+        "compilers": {"gcc": {"version": "14.2"}}, "environments": {"one": environment},
+    }  # fmt: skip
+    fields = recipe().model_dump(exclude={"base", "spack"}, exclude_defaults=True)
+    return Recipe.model_validate({**fields, "kind": "uenv", "spack": spack, "mount": MOUNT})
+
+
+def test_views_of_spack_with_what_the_recipe_says_of_them():
+    made = uenv_recipe(
+        default={
+            "prefix_paths": {"LD_LIBRARY_PATH": ["lib", "lib64"]}, "set": {"CUDA_HOME": "/mine"},
+            "prepend": {"PATH": ["/opt/site/bin"]}, "unset": ["PYTHONPATH"],
+        },
+        develop={},
+    )  # fmt: skip
+    made = made.model_copy(update={"default_view": "develop"})
+    activations = {"default": {**ACTIVATION, "PYTHONPATH": f"{DEFAULT}/python"}, "develop": {"PATH": f"{MOUNT}/d:/bin"}}
+    found = uenv_document(DAINT, made, activations, has_folder=lambda path: not path.endswith("lib64"))
+    inside = applied(found, {"PATH": "/bin", "PYTHONPATH": "/mine"})
+    assert inside["LD_LIBRARY_PATH"] == f"{DEFAULT}/lib"
+    assert inside["PATH"] == f"/opt/site/bin:{DEFAULT}/bin:/bin"
+    assert inside["CUDA_HOME"] == "/mine"
+    assert "PYTHONPATH" not in inside
+    assert inside["NCCL_NET"] == "AWS Libfabric", "of the contract"
+    assert (found["default-view"], found["mount"]) == ("develop", MOUNT)
+    assert applied(found, {"PATH": "/bin"}, "develop")["PATH"] == f"{MOUNT}/d:/bin"
 
 
 NAMES = st.sampled_from(["PATH", "MANPATH", "A", "B", "NCCL_NET"])

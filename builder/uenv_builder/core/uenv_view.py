@@ -28,8 +28,7 @@ SEARCH_PATHS = frozenset({
 })  # fmt: skip
 """Variables that are lists of folders wherever they are set: a view adds to them, or sets them part by part."""
 _RESERVED = {"modules", "spack"}
-_OPENING = "${@"
-_LIST_ENDINGS = ("PATH", "PATHS", "_DIRS", "LIB")
+OPENING = "${@"
 _CONTAINERS_ONLY = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
 
@@ -52,54 +51,22 @@ def contract_view(system: System, network: NetworkMode, recipe: Recipe) -> View:
     )
 
 
-def activation_view(activation: Mapping[str, str | None], mount: str, *, description: str = "") -> View:
-    """What activating a Spack view does, as changes to a session: `activation` has the variables that `spack env
-    activate --with-view V --sh` sets, with their values (None: it unsets them).
-
-    Spack prints whole values, with what its caller had in them: of search paths only folders below `mount` are kept.
-    Variables of Spack's own are left out. Raises RecipeError for a value that the uenv command would fill in.
-    """
-    values, prepend, unset = {}, {}, []
-    for name, value in sorted(activation.items()):
-        if name.startswith(("SPACK_", "__")) or name == "PS1":
-            continue
-        if value is None:
-            unset.append(name)
-        elif _OPENING in value:
-            raise _refused(name, f"Spack gives it the value {value}, and the uenv command would fill in {_OPENING}")
-        elif _is_list(name, value):
-            prepend[name] = [folder for folder in value.split(":") if f"{folder}/".startswith(f"{mount}/")]
-        else:
-            values[name] = value
-    return View(
-        description=description, set=values, unset=unset,
-        prepend={name: folders for name, folders in prepend.items() if folders},
-    )  # fmt: skip
-
-
-def _is_list(name: str, value: str) -> bool:
-    parts = value.split(":")
-    return name in SEARCH_PATHS or (
-        name.endswith(_LIST_ENDINGS) and all(part.startswith("/") for part in parts if part)
-    )
-
-
 def uenv_views(
     system: System, network: NetworkMode, recipe: Recipe, activations: Mapping[str, View] | None = None
 ) -> dict[str, View]:
     """All views by name: `default`, those of the recipe, and those in `activations`, which Spack has made.
 
     Each has the system's contract below, over it what its activation does, and over that its own changes in the recipe.
-    A view of the recipe, or one of Spack, named `default` takes that one's place. Raises RecipeError for a name that
-    is taken, a name that is none, and a value that would come out differently from one time to the next.
+    A view of the recipe, or one of Spack (core/spack_view.py), named `default` takes that one's place. Raises
+    RecipeError for a name that is taken or none, and a value that would come out differently from time to time.
     """
     made = activations or {}
     base = contract_view(system, network, recipe)
     views = {DEFAULT: base}
     for name in dict.fromkeys([*made, *recipe.views]):
         _refuse_name(name)
-        view = _over(base, made[name]) if name in made else base
-        views[name] = _over(view, recipe.views[name]) if name in recipe.views else view
+        view = layered(base, made[name]) if name in made else base
+        views[name] = layered(view, recipe.views[name]) if name in recipe.views else view
     for name, view in views.items():
         _refuse_values(name, view)
     return views
@@ -120,21 +87,22 @@ def _refuse_values(view_name: str, view: View) -> None:
     changed = {*view.set, *view.prepend, *view.append, *view.unset}
     for name in sorted(changed):
         if not VARIABLE_NAME.match(name):
-            raise _refused(name, f'in view "{view_name}": it is no name of an environment variable')
+            raise refused_value(name, f'in view "{view_name}": it is no name of an environment variable')
         texts = [view.set.get(name, ""), *view.prepend.get(name, ()), *view.append.get(name, ())]
         for text in texts:
             for wanted in EXPANSION.findall(text):
                 if not VARIABLE_NAME.match(wanted):
-                    raise _refused(name, f'in view "{view_name}": ${{@{wanted}@}} names no environment variable')
+                    raise refused_value(name, f'in view "{view_name}": ${{@{wanted}@}} names no environment variable')
                 if wanted in changed - {name}:
-                    raise _refused(
+                    raise refused_value(
                         name, f'in view "{view_name}": ${{@{wanted}@}} is changed by the view, before or after it'
                     )
-            if _OPENING in EXPANSION.sub("", text):
-                raise _refused(name, f'in view "{view_name}": {_OPENING} is not closed by @}} in {text}')
+            if OPENING in EXPANSION.sub("", text):
+                raise refused_value(name, f'in view "{view_name}": {OPENING} is not closed by @}} in {text}')
 
 
-def _refused(name: str, reason: str) -> RecipeError:
+def refused_value(name: str, reason: str) -> RecipeError:
+    """The error for a variable of a view that the uenv command would not set as it is written."""
     return RecipeError(
         f"{name}: {reason}", rule="view-value",
         hint="${@NAME@} means the variable of whoever starts the uenv; all else is taken as it is written",
@@ -178,7 +146,8 @@ def _env_document(
     }
 
 
-def _over(base: View, own: View) -> View:
+def layered(base: View, own: View) -> View:
+    """`own` over `base`: its folders stand first, and what it sets or takes away is not touched by `base`."""
     values = {name: value for name, value in base.set.items() if name not in own.unset} | own.set
     unset = {name for name in [*base.unset, *own.unset] if name not in own.set}
     replaced = {*own.set, *own.unset}
