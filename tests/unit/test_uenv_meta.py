@@ -219,6 +219,14 @@ def test_views_of_spack_with_what_the_recipe_says_of_them():
     assert applied(found, {"PATH": "/bin"}, "develop")["PATH"] == f"{MOUNT}/d:/bin"
 
 
+def test_a_virtual_environment_is_in_front_of_every_view():
+    found = uenv_document(DAINT, uenv_recipe(default={}), {"default": ACTIVATION}, venv=f"{MOUNT}/venv")
+    inside = applied(found, {"PATH": "/bin", "PYTHONPATH": "/mine", "PYTHONHOME": "/mine"})
+    assert inside["PATH"] == f"{MOUNT}/venv/bin:{DEFAULT}/bin:/bin"
+    assert inside["VIRTUAL_ENV"] == f"{MOUNT}/venv"
+    assert {"PYTHONPATH", "PYTHONHOME"} & set(inside) == set()
+
+
 NAMES = st.sampled_from(["PATH", "MANPATH", "A", "B", "NCCL_NET"])
 FOLDERS = st.lists(st.sampled_from(["/a", "/b:/c", "/d", "", "/a"]), max_size=3)
 VIEWS = st.builds(

@@ -23,31 +23,40 @@ def view_folder(recipe: Recipe, name: str) -> str:
 
 def uenv_document(
     system: System, recipe: Recipe, activations: Mapping[str, Activation], *,
-    has_folder: Callable[[str], bool] = lambda _: True,
+    has_folder: Callable[[str], bool] = lambda _: True, venv: str | None = None,
 ) -> Document:  # fmt: skip
     """The content of meta/env.json of the recipe's uenv, on `system`.
 
     `activations` are by the views' names, and `has_folder` says of an absolute path below the mount point whether the
-    image has it: folders of `prefix_paths` that it has not are left out. Raises RecipeError as `uenv_views`.
+    image has it: folders of `prefix_paths` that it has not are left out. `venv` is the absolute path of a virtual
+    environment in the image, which all views then have in front. Raises RecipeError as `uenv_views`.
     """
-    views = uenv_views(system, recipe.network, recipe, spack_views(recipe, activations, has_folder=has_folder))
+    made = spack_views(recipe, activations, has_folder=has_folder, venv=venv)
+    views = uenv_views(system, recipe.network, recipe, made)
     return env_document(
         recipe.name, recipe.mount, views, description=recipe.description, default=recipe.default_view or DEFAULT
     )
 
 
+def _venv_view(venv: str) -> View:
+    """As its activation script does it; a PYTHONPATH or PYTHONHOME of the session would hide its packages."""
+    return View(set={"VIRTUAL_ENV": venv}, prepend={"PATH": [f"{venv}/bin"]}, unset=["PYTHONHOME", "PYTHONPATH"])
+
+
 def spack_views(
-    recipe: Recipe, activations: Mapping[str, Activation], *, has_folder: Callable[[str], bool] = lambda _: True
-) -> dict[str, View]:
+    recipe: Recipe, activations: Mapping[str, Activation], *, has_folder: Callable[[str], bool] = lambda _: True,
+    venv: str | None = None,
+) -> dict[str, View]:  # fmt: skip
     """The views of the recipe's Spack section, by name: what activating one does, over that the folders of
-    `prefix_paths`, and over that what the recipe says of its variables.
+    `prefix_paths` and the virtual environment, and over that what the recipe says of its variables.
     """
     found = {}
     for environment in recipe.spack.environments.values() if recipe.spack else ():
         for name, view in environment.views.items():
             made = activation_view(activations.get(name, {}), recipe.mount, description=view.description)
-            with_prefixes = layered(made, View(prepend=_prefixes(recipe, name, view, has_folder)))
-            found[name] = layered(with_prefixes, view)
+            made = layered(made, View(prepend=_prefixes(recipe, name, view, has_folder)))
+            made = layered(made, _venv_view(venv)) if venv is not None else made
+            found[name] = layered(made, view)
     return found
 
 
