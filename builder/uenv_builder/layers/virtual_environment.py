@@ -60,7 +60,7 @@ class VirtualEnvironment:
 def virtual_environment_entries(made: VirtualEnvironment, *, epoch: int) -> Iterator[Entry]:
     """The virtual environment without packages, as Python's venv makes it, with the time `epoch`.
 
-    Packages that the interpreter has beside it are seen, and give way to those of the environment. It does not depend on
+    Packages that the interpreter has beside it are seen, and give way to those of the environment. It does not say
     where it was made, and works at its mount point alone.
     """
     configuration = "".join(
