@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
+
+from uenv_builder.system.large_file import LargeFile
 
 _AHEAD = 8  # chunks that are read, but not yet written
 
@@ -20,7 +21,7 @@ class ImageFile:
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self._file = LargeFile(target)
         self._sha256 = hashlib.sha256()
         self._broken = False  # once a chunk was not written, nothing behind it is
         self._waiting: deque[tuple[Future[None], Future[None]]] = deque()
@@ -44,6 +45,7 @@ class ImageFile:
         """Wait until all is written; returns the sha256 of it. Raises OSError."""
         while self._waiting:
             self._await_oldest()
+        self._file.finish()
         return self._sha256.hexdigest()
 
     def _await_oldest(self) -> None:
@@ -54,7 +56,5 @@ class ImageFile:
         if self._broken:
             return
         self._broken = True
-        left = memoryview(chunk)
-        while left:
-            left = left[os.write(self._target, left) :]
+        self._file.write(chunk)
         self._broken = False
