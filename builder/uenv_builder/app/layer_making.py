@@ -6,7 +6,7 @@ import json
 import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from uenv_builder.app.base_steps import base_layer_downloads, base_layer_entries, view_base
 from uenv_builder.app.component_building import DEBUG_LAYER
@@ -21,6 +21,7 @@ from uenv_builder.layers.bytecode_modules import module_bytecode_entries
 from uenv_builder.layers.deb import deb_entries
 from uenv_builder.layers.finish import finish_entries
 from uenv_builder.layers.loader import loader_entries
+from uenv_builder.layers.made_entries import new_parents
 from uenv_builder.layers.safe_paths import SymlinkGuard, merge_usr
 from uenv_builder.layers.userland import userland_entries
 from uenv_builder.layers.wheel import Installation, wheel_entries
@@ -139,10 +140,8 @@ class LayerMaker:
         epoch, done = self._inputs.lock.epoch, set[str]()
         for added in self._inputs.added:
             path = merge_usr(added.path.strip("/"))
-            for parent in reversed(PurePosixPath(path).parents):
-                if str(parent) not in {".", *done}:
-                    done.add(str(parent))
-                    yield Entry(path=str(parent), kind="dir", mode=0o755, mtime=epoch)
+            for parent in new_parents(path, done):
+                yield Entry(path=parent, kind="dir", mode=0o755, mtime=epoch)
             source = self._sources[added.path]
             if sha256_of(source) != added.sha256:
                 raise BuildError(f"{source}: changed while the build was running", hint="run the build again")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from uenv_builder.layers.bytecode import ByteCompiler
+from uenv_builder.layers.made_entries import new_parents
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import IndexEntry, Layer
 from uenv_builder.system.layer_blob import read_files
@@ -24,13 +25,10 @@ def module_bytecode_entries(userland: Layer, *, python: str, compiler: ByteCompi
     done: set[str] = set()
     for path, content in sorted(compiler.compile(sources).items()):
         cache = _cache_path(path, python)
-        for parent in reversed(PurePosixPath(cache).parents):
-            name = str(parent)
-            if name != "." and name not in done:
-                done.add(name)
-                below = folders.get(name)
-                mode, mtime = (below.mode, below.mtime) if below else (0o755, epoch)
-                yield Entry(path=name, kind="dir", mode=mode, mtime=mtime)
+        for name in new_parents(cache, done):
+            below = folders.get(name)
+            mode, mtime = (below.mode, below.mtime) if below else (0o755, epoch)
+            yield Entry(path=name, kind="dir", mode=mode, mtime=mtime)
         yield Entry(
             path=cache, kind="file", mode=0o644, mtime=epoch, size=len(content), content=io.BytesIO(content)
         )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from uenv_builder.model.entry import Entry
 
@@ -28,14 +27,26 @@ def make_link(path: str, target: str) -> Entry:
     return Entry(path=path, kind="symlink", mode=0o777, mtime=0, target=target)
 
 
+def new_parents(path: str, known: set[str]) -> list[str]:
+    """The folders above `path`, topmost first, that are not yet `known`; they are from now on.
+
+    All folders above one that is known have to be known, too.
+    """
+    found: list[str] = []
+    parent = path.rpartition("/")[0]
+    while parent and parent not in known:
+        known.add(parent)
+        found.append(parent)
+        parent = parent.rpartition("/")[0]
+    return found[::-1]
+
+
 def with_parents(entries: Iterable[Entry], epoch: int) -> Iterator[Entry]:
     """`entries` sorted by path, with the time `epoch`, each after the directories that it lies in."""
     done: set[str] = set()
     for entry in sorted(entries, key=lambda entry: entry.path):
-        for folder in reversed(PurePosixPath(entry.path).parents):
-            if (path := str(folder)) not in {".", *done}:
-                done.add(path)
-                yield replace(make_folder(path), mtime=epoch)
+        for path in new_parents(entry.path, done):
+            yield replace(make_folder(path), mtime=epoch)
         if entry.kind != "dir" or entry.path not in done:
             done.add(entry.path)
             yield replace(entry, mtime=epoch)

@@ -18,6 +18,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from uenv_builder.layers.bytecode import ByteCompiler
+from uenv_builder.layers.made_entries import new_parents
 from uenv_builder.layers.safe_paths import safe_path
 from uenv_builder.layers.wheel_content import (
     ZIP_ERRORS,
@@ -90,10 +91,8 @@ _DAMAGED = "`uenv cache verify` drops damaged downloads; if it is as published, 
 def _with_parents(entries: Iterable[Entry]) -> Iterator[Entry]:
     done: set[str] = set()
     for entry in entries:
-        for parent in reversed(PurePosixPath(entry.path).parents):
-            if str(parent) not in {".", *done}:
-                done.add(str(parent))
-                yield Entry(path=str(parent), kind="dir", mode=0o755, mtime=entry.mtime)
+        for parent in new_parents(entry.path, done):
+            yield Entry(path=parent, kind="dir", mode=0o755, mtime=entry.mtime)
         yield entry
 
 
@@ -197,10 +196,11 @@ class _Wheel:
         if len(set(paths)) != len(paths):
             double = next(path for path in paths if paths.count(path) > 1)
             raise self._fail(f"two of its files go to {double}")
-        taken = set(paths)
+        folders: set[str] = set()
         for path in paths:
-            if below := next((parent for parent in PurePosixPath(path).parents if str(parent) in taken), None):
-                raise self._fail(f"one of its files goes to {below}, another one below that")
+            new_parents(path, folders)
+        if below := next((path for path in paths if path in folders), None):
+            raise self._fail(f"one of its files goes to {below}, another one below that")
 
     def entries(self, compiler: ByteCompiler | None) -> Iterator[Entry]:
         """Modules first, kept for the compiler, then byte code, scripts and the rest, RECORD last."""
