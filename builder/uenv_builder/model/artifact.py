@@ -36,6 +36,8 @@ class ArtifactFile:
     name: str
     media_type: str
     content: bytes
+    annotations: dict[str, str] = field(default_factory=dict)
+    """More that its descriptor says, beside its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,8 @@ def _manifest(
         "artifactType": artifact_type,
         "config": _document(Descriptor(EMPTY_TYPE, empty.digest, empty.size)),
         "layers": [
-            _document(Descriptor(file.media_type, blob.digest, blob.size)) | {"annotations": {TITLE: file.name}}
+            _document(Descriptor(file.media_type, blob.digest, blob.size))
+            | {"annotations": {**file.annotations, TITLE: file.name}}
             for file, blob in zip(files, blobs, strict=True)
         ],
         "subject": _document(subject),
