@@ -23,9 +23,9 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory) -> Path:
-    """One store for all tests that build: $UENV_TEST_CACHE keeps it between runs."""
+    """One store for all tests that one process runs: $UENV_TEST_CACHE keeps it between runs."""
     kept = os.environ.get("UENV_TEST_CACHE")
-    return Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    return Path(kept, os.environ.get("PYTEST_XDIST_WORKER", "")) if kept else tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
