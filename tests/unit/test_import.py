@@ -17,8 +17,6 @@ from uenv_builder.app.recipes import find_recipe, is_stackinator_recipe, load_re
 from uenv_builder.model.errors import IncompatibleError, RecipeError, UsageError
 from uenv_builder.system.events import Remembering, Silent
 
-CARRIED = {"modules": None}
-
 
 def imported(tmp_path, files, *, label="tools/2.0@daint%gh200", **changed):
     source = write_recipe(tmp_path / "source", files, **changed)
@@ -31,14 +29,14 @@ def messages(result):
 
 
 def test_a_whole_recipe(tmp_path):
-    result, _ = imported(tmp_path, V2, **CARRIED)
+    result, _ = imported(tmp_path, V2)
     assert messages(result) == []
     assert result.exit_code == 0
     check_golden("uenv/imported.yaml", result.recipe.read_text())
 
 
 def test_the_imported_recipe_means_what_the_other_one_meant(tmp_path):
-    result, _ = imported(tmp_path, V2, **CARRIED)
+    result, _ = imported(tmp_path, V2)
     recipe = load_recipe(result.recipe).recipe
     spack = recipe.spack
     assert (recipe.kind, recipe.mount, recipe.default_view) == ("uenv", "/user-environment", "default")
@@ -52,6 +50,16 @@ def test_the_imported_recipe_means_what_the_other_one_meant(tmp_path):
     assert (view.prepend, view.unset) == ({"PATH": ["/user-environment/tools/bin", "/opt/site/bin"]}, ["PYTHONPATH"])
     assert environment.views["develop"].link == "roots"
     assert spack.packages == {"hdf5": {"require": ["@1.14:"]}}
+    assert spack.modules["default"]["enable"] == ["tcl"]
+    assert spack.modules["default"]["tcl"]["projections"] == {"all": "{name}/{version}"}
+
+
+def test_without_module_files(tmp_path):
+    config = V2["config.yaml"] + "modules: false\n"
+    for changed in ({"modules": None}, {"config": config}):
+        result, document = imported(tmp_path / str(len(changed)) / next(iter(changed)), V2, **changed)
+        assert messages(result) == []
+        assert "modules" not in document["spack"]
 
 
 def test_packages_extra_and_other_files_come_along(tmp_path):
@@ -114,7 +122,7 @@ def test_what_cannot_be_carried_over_is_named_with_its_place(tmp_path):
 
 def test_externals_of_the_machine(tmp_path):
     packages = "packages:\n  slurm:\n    buildable: false\n    externals:\n    - {spec: slurm@25.10, prefix: /usr}\n"
-    result, document = imported(tmp_path, V2, packages=packages, **CARRIED)
+    result, document = imported(tmp_path, V2, packages=packages)
     assert messages(result) == []
     assert document["spack"]["packages"] == {"slurm": {"buildable": False}}
     assert document["spack"]["externals"] == {"slurm": [{"spec": "slurm@25.10", "prefix": "/usr"}]}
@@ -122,7 +130,7 @@ def test_externals_of_the_machine(tmp_path):
 
 def test_a_branch_is_noted_and_named(tmp_path):
     config = V2["config.yaml"].replace("  commit: v1.1.1\n", "  commit: null\n")
-    result, document = imported(tmp_path, V2, config=config, **CARRIED)
+    result, document = imported(tmp_path, V2, config=config)
     assert document["spack"]["checkout"]["ref"] == "develop"
     assert (result.exit_code, [finding.rule for finding in result.findings]) == (0, ["import-changed"])
 
@@ -192,7 +200,7 @@ def to_build(folder, label="tools/2.0@daint%gh200", listener=None):
 
 
 def test_build_imports_what_can_be_carried_over(here):
-    source = write_recipe(here / "source", V2, **CARRIED)
+    source = write_recipe(here / "source", V2)
     assert is_stackinator_recipe(source)
     listener = Remembering(Silent())
     place = to_build(source, listener=listener)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from uenv_builder.core import spack_modules
 from uenv_builder.core.digest import Document
 from uenv_builder.core.uenv_view import DEFAULT, OPENING, SEARCH_PATHS, env_document, layered, refused_value, uenv_views
 from uenv_builder.model.recipe import Recipe
@@ -33,6 +34,8 @@ def uenv_document(
     """
     made = spack_views(recipe, activations, has_folder=has_folder, venv=venv)
     views = uenv_views(system, recipe.network, recipe, made)
+    if recipe.spack and recipe.spack.modules is not None:
+        views[spack_modules.VIEW] = spack_modules.modules_view(recipe)
     return env_document(
         recipe.name, recipe.mount, views, description=recipe.description, default=recipe.default_view or DEFAULT
     )

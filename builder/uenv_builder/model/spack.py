@@ -170,6 +170,9 @@ class SpackSection(Section):
     """Where to look for binaries; only a build whose network is open reaches one that is no folder."""
     mirrors: list[Place] = []
     """Source mirrors by URL, asked before those of the settings and of `--mirror`."""
+    modules: Settings | None = None
+    """Module files for what is installed, as Spack's modules.yaml has them below `modules:`; a view of this name has
+    users find them. Without it there are none."""
     cleanup: Literal["none", "runtime", "build"] = "none"
     """What goes after the installation: nothing; what neither runs nor builds anything (`build`); or all that is only
     needed to build (`runtime`)."""

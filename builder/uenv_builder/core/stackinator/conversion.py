@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from uenv_builder.core.digest import Document
+from uenv_builder.core.spack_modules import module_kinds
 from uenv_builder.core.stackinator.losses import Findings
 from uenv_builder.core.stackinator.model import Compiler, Environment, EnvironmentView, Repository, StackinatorRecipe
-from uenv_builder.core.stackinator.packages import convert_packages
+from uenv_builder.core.stackinator.packages import as_written, convert_packages
 
 OWN_REPOSITORY = "recipe"
 """The name of the package repository that a recipe brings in its folder `repo`."""
@@ -72,12 +73,6 @@ def _spack(recipe: StackinatorRecipe, files: RecipeFiles, findings: Findings) ->
         repositories[name] = _git(repository, findings)
     _tell_old_spack(recipe, repositories, findings)
     settings, externals = convert_packages(recipe.packages, findings)
-    if recipe.modules is not None and recipe.modules_wanted:
-        findings.loss(
-            "modules.yaml is not carried over: the image has views, and no module files",
-            at=recipe.modules.position(()),
-            hint="select the view instead of the module `modules`",
-        )
     return _without_empty(
         {
             "checkout": _git(recipe.spack, findings),
@@ -88,9 +83,22 @@ def _spack(recipe: StackinatorRecipe, files: RecipeFiles, findings: Findings) ->
             },
             "packages": settings,
             "externals": externals,
+            "modules": _modules(recipe),
             "cleanup": recipe.cleanup if recipe.cleanup != "none" else None,
         }
     )
+
+
+def _modules(recipe: StackinatorRecipe) -> Document | None:
+    """What modules.yaml says, without the folder: that is the same in every image."""
+    if recipe.modules is None or not recipe.modules_wanted:
+        return None
+    found = as_written(recipe.modules, ("modules",)) if "modules" in recipe.modules.value else {}
+    default = dict(found.get("default") or {})
+    kinds = module_kinds(found)
+    default.pop("roots", None)
+    default.pop("arch_folder", None)
+    return {**found, "default": {"enable": list(kinds), **default}}
 
 
 def _git(repository: Repository, findings: Findings) -> Document:
