@@ -40,6 +40,12 @@ def test_a_uenv_needs_no_base_and_has_defaults():
     assert (view.link, view.add_compilers, view.set) == ("roots", True, {"A": "b"})
 
 
+def test_the_view_of_module_files_can_be_the_default():
+    text = GOOD.replace("kind: uenv", "kind: uenv\ndefault_view: modules")
+    assert findings(text) == [("view-unknown", 5, 15)]
+    assert evaluate(read_yaml((text + "  modules: {}\n").encode(), "recipe.yaml")).recipe.default_view == "modules"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "rule", "line"),
     [
@@ -58,6 +64,9 @@ def test_a_uenv_needs_no_base_and_has_defaults():
         ("default: {", "spack: {", "view-name", 16),
         ("set: {A: b}", "set: {A: b}, unset: [A]", "view-contradiction", 16),
         ("set: {A: b}", "set: {A-B: b}", "env-name", 16),
+        ("set: {A: b}", "set: {A: '${@B@}', B: c}", "view-value", 16),
+        ("set: {A: b}", "prepend: {PATH: [/a, '${@HOME']}", "view-value", 16),
+        ("kind: uenv", "kind: uenv\nviews: {mine: {append: {A: ['${@no name@}']}}}", "view-value", 5),
         ("link: roots", "link: some", "wrong-value", 16),
         ("commit: 5ece166daa3065a1b212fb93fe587fcb138e9004", "commit: develop", "wrong-value", 8),
         (", commit: 5ece166daa3065a1b212fb93fe587fcb138e9004", "", "wrong-type", 8),

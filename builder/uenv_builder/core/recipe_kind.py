@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from uenv_builder.core.environment import VARIABLE_NAME
+from uenv_builder.core.uenv_meta import EXPANSION_HINT, expansion_problem
 from uenv_builder.core.yaml_tree import Path, YamlTree, suggest
 from uenv_builder.model.errors import Diagnostic
 from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.section import View
 from uenv_builder.model.spack import BUILTIN, SYSTEM, SpackEnvironment, SpackSection, SpackView
 
 RESERVED_VIEWS = frozenset({"modules", "spack"})
@@ -20,6 +22,8 @@ _SYSTEM_FOLDERS = frozenset(
     {"bin", "boot", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "usr", "var"}
 )
 DEFAULT_VIEW = "default"
+MODULES_VIEW = "modules"
+"""The view that recipes with `spack: modules` have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,10 @@ def _views(recipe: Recipe, spack: SpackSection) -> Iterator[_Wrong]:
                 )  # fmt: skip
             taken.setdefault(view, name)
             yield from _variables(settings, here)
-    known = dict.fromkeys([*taken, *recipe.views, DEFAULT_VIEW])
+    for view, changes in recipe.views.items() if recipe.kind != "container" else ():
+        yield from _values(changes, ("views", view))
+    made = [MODULES_VIEW] if spack.modules is not None else []
+    known = dict.fromkeys([*taken, *recipe.views, DEFAULT_VIEW, *made])
     if recipe.default_view and recipe.default_view not in known:
         yield _Wrong(
             "view-unknown", ("default_view",), f'there is no view "{recipe.default_view}"',
@@ -159,7 +166,19 @@ def _views(recipe: Recipe, spack: SpackSection) -> Iterator[_Wrong]:
         )  # fmt: skip
 
 
+def _values(view: View, here: Path) -> Iterator[_Wrong]:
+    """Values that the uenv command would fill in otherwise than they are meant."""
+    changed = {*view.set, *view.prepend, *view.append, *view.unset}
+    texts: list[tuple[Path, str, str]] = [(("set", name), name, text) for name, text in view.set.items()]
+    for section, added in (("prepend", view.prepend), ("append", view.append)):
+        texts += [((section, name, at), name, text) for name, found in added.items() for at, text in enumerate(found)]
+    for path, name, text in texts:
+        if problem := expansion_problem(name, text, changed):
+            yield _Wrong("view-value", (*here, *path), f"{name}: {problem}", EXPANSION_HINT)
+
+
 def _variables(view: SpackView, here: Path) -> Iterator[_Wrong]:
+    yield from _values(view, here)
     sections: dict[str, list[str]] = {
         "set": [*view.set], "prepend": [*view.prepend], "append": [*view.append], "prefix_paths": [*view.prefix_paths],
     }  # fmt: skip

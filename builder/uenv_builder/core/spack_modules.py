@@ -13,11 +13,12 @@ from typing import cast
 import yaml
 
 from uenv_builder.core.digest import Document
+from uenv_builder.core.recipe_kind import MODULES_VIEW
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.section import View
 from uenv_builder.model.spack import Settings
 
-VIEW = "modules"
+VIEW = MODULES_VIEW
 """The view that has users find the module files; also the folder that they lie in, below the mount point."""
 FILE = "modules.yaml"
 KINDS = ("tcl", "lmod")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from uenv_builder.core import spack_modules
 from uenv_builder.core.digest import Document
-from uenv_builder.core.uenv_view import DEFAULT, OPENING, SEARCH_PATHS, env_document, layered, refused_value, uenv_views
+from uenv_builder.core.uenv_meta import OPENING
+from uenv_builder.core.uenv_view import DEFAULT, SEARCH_PATHS, env_document, layered, refused_value, uenv_views
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.section import View
 from uenv_builder.model.spack import SpackView

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias, cast, get_args
 
@@ -20,6 +20,8 @@ PLACE = "meta/env.json"
 """Below the image's root, which is what is mounted."""
 EXPANSION = re.compile(r"\$\{@(.*?)@\}")
 """`${@NAME@}`: the variable of the environment that a view is applied to; nothing else is filled in."""
+OPENING = "${@"
+EXPANSION_HINT = "${@NAME@} means the variable of whoever starts the uenv; all else is taken as it is written"
 _OPERATIONS = frozenset(get_args(Operation))
 _Path: TypeAlias = tuple[str, ...]
 
@@ -107,6 +109,20 @@ def _read_changes(reader: _Reader, value: object, path: _Path) -> tuple[ListChan
     if not changes:
         reader.refuse(path, "has no change in it")
     return tuple(changes)
+
+
+def expansion_problem(name: str, text: str, changed: Collection[str]) -> str | None:
+    """Why the uenv command would not set the variable `name` to `text` as it is meant, or None.
+
+    `changed` are all variables that the view changes: they are gone through in no order, so that a value cannot be made
+    of another one of them.
+    """
+    for wanted in EXPANSION.findall(text):
+        if not VARIABLE_NAME.match(wanted):
+            return f"${{@{wanted}@}} names no environment variable"
+        if wanted != name and wanted in changed:
+            return f"${{@{wanted}@}} is changed by the view, before or after it"
+    return f"{OPENING} is not closed by @}} in {text}" if OPENING in EXPANSION.sub("", text) else None
 
 
 def apply_views(meta: UenvMeta, names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from uenv_builder.core.environment import DEFAULT_PATH, VARIABLE_NAME, compose_environment
-from uenv_builder.core.uenv_meta import EXPANSION, read_env_json
+from uenv_builder.core.uenv_meta import EXPANSION_HINT, expansion_problem, read_env_json
 from uenv_builder.model.errors import RecipeError
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.section import View
@@ -28,7 +28,6 @@ SEARCH_PATHS = frozenset({
 })  # fmt: skip
 """Variables that are lists of folders wherever they are set: a view adds to them, or sets them part by part."""
 _RESERVED = {"modules", "spack"}
-OPENING = "${@"
 _CONTAINERS_ONLY = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
 
@@ -90,23 +89,13 @@ def _refuse_values(view_name: str, view: View) -> None:
             raise refused_value(name, f'in view "{view_name}": it is no name of an environment variable')
         texts = [view.set.get(name, ""), *view.prepend.get(name, ()), *view.append.get(name, ())]
         for text in texts:
-            for wanted in EXPANSION.findall(text):
-                if not VARIABLE_NAME.match(wanted):
-                    raise refused_value(name, f'in view "{view_name}": ${{@{wanted}@}} names no environment variable')
-                if wanted in changed - {name}:
-                    raise refused_value(
-                        name, f'in view "{view_name}": ${{@{wanted}@}} is changed by the view, before or after it'
-                    )
-            if OPENING in EXPANSION.sub("", text):
-                raise refused_value(name, f'in view "{view_name}": {OPENING} is not closed by @}} in {text}')
+            if problem := expansion_problem(name, text, changed):
+                raise refused_value(name, f'in view "{view_name}": {problem}')
 
 
 def refused_value(name: str, reason: str) -> RecipeError:
     """The error for a variable of a view that the uenv command would not set as it is written."""
-    return RecipeError(
-        f"{name}: {reason}", rule="view-value",
-        hint="${@NAME@} means the variable of whoever starts the uenv; all else is taken as it is written",
-    )  # fmt: skip
+    return RecipeError(f"{name}: {reason}", rule="view-value", hint=EXPANSION_HINT)
 
 
 def view_values(view: View) -> Values:

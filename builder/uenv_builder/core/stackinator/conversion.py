@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from uenv_builder.core.digest import Document
+from uenv_builder.core.spack_modules import VIEW as MODULES_VIEW
 from uenv_builder.core.spack_modules import module_kinds
 from uenv_builder.core.stackinator.losses import Findings
 from uenv_builder.core.stackinator.model import Compiler, Environment, EnvironmentView, Repository, StackinatorRecipe
@@ -233,6 +234,7 @@ def _view(recipe: StackinatorRecipe, name: str, view: EnvironmentView, findings:
 def _default_view(recipe: StackinatorRecipe, findings: Findings) -> str | None:
     wanted = recipe.default_view
     views = [view for environment in recipe.environments.values() for view in environment.views]
+    views += [MODULES_VIEW] if _modules(recipe) is not None else []
     if wanted is not None and wanted not in views:
         findings.loss(
             f"the default view {wanted} is none of the recipe's own views", hint=f"its views: {', '.join(views)}"
