@@ -27,11 +27,16 @@ META = {
 }  # fmt: skip
 
 
-def make_uenv(place: Path, *, meta=META, label=LABEL, outcomes=(("static", "passed", True),), content=b"#!/bin/sh\n"):
+def make_uenv(
+    place: Path, *, meta=META, label=LABEL, outcomes=(("static", "passed", True),), content=b"#!/bin/sh\n",
+    uarch="gh200",
+):  # fmt: skip
     """Write it; `meta` None makes a container, `outcomes` None leaves the report out. Returns its folder."""
     place.mkdir(parents=True)
     blocks = Blocks(place / "blocks")
-    tree = {b"env": folder({b"default": folder({b"bin": folder({b"tool": blocks.add(content)})})})}
+    tool = blocks.add(content)
+    tool.mode = 0o755
+    tree = {b"env": folder({b"default": folder({b"bin": folder({b"tool": tool})})})}
     if meta is not None:
         text = meta if isinstance(meta, str) else json.dumps(meta)
         recipe = folder({b"recipe.yaml": blocks.add(b"name: tools\n")})
@@ -41,7 +46,9 @@ def make_uenv(place: Path, *, meta=META, label=LABEL, outcomes=(("static", "pass
     (place / "blocks").unlink()
     digest = hashlib.sha256(image.read_bytes()).hexdigest()
     manifest = {
-        "format": 1, "label": label, "name": "tools", "version": "1.0", "system": "daint", "uarch": "gh200",
+        "format": 1, "label": label, "name": "tools", "version": "1.0", "system": "daint", "uarch": uarch,
+        "kind": "uenv" if meta is not None else "container", "mount": "/user-environment",
+        "config": {"env": {"PATH": "/usr/bin"}, "workdir": "/", "cmd": ["/bin/sh"]},
         "plan": "p" * 64, "squashfs": {"file": "image.squashfs", "sha256": digest, "size": image.stat().st_size},
     }  # fmt: skip
     (place / "manifest.json").write_text(json.dumps(manifest))

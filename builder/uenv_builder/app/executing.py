@@ -10,15 +10,19 @@ from pathlib import Path
 from uenv_builder.app.outputs import BuiltImage, open_build
 from uenv_builder.app.reading_ahead import begin_reading_ahead
 from uenv_builder.app.start_recording import record_start
+from uenv_builder.app.uenv_sessions import is_uenv, uenv_environment, visible_folder
 from uenv_builder.core.environment import VARIABLE_NAME
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.model.errors import MissingToolError, UsageError
 from uenv_builder.sandboxes import SANDBOXES, Bind, Command, OpenImage, Sandbox
+from uenv_builder.sandboxes.uenv import UenvSandbox
 
 
 def sandbox_for(build: BuiltImage, name: str = "bwrap") -> Sandbox:
     """The sandbox `name` for the build's node type."""
     uarch = load_uarchs()[build.manifest["uarch"]]
+    if is_uenv(build):
+        return UenvSandbox(machine=uarch.machine, mount=build.manifest["mount"])
     return SANDBOXES[name](machine=uarch.machine, qemu_cpu=uarch.qemu_cpu)
 
 
@@ -40,20 +44,23 @@ def open_image(build: BuiltImage) -> OpenImage:
 
 def execute(
     path: Path, argv: Sequence[str], *, binds: Sequence[str], network: bool, variables: Sequence[str] = (),
-    profile: Path | None = None, read_ahead: bool = True,
+    profile: Path | None = None, read_ahead: bool = True, views: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Run `argv` (default: the image's own command) in the image of the build at `path`; returns its exit code.
 
-    `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's. With `read_ahead`, what
-    the image knows of its start is read meanwhile. With `profile` nothing is read ahead, and what the command reads is
-    recorded in that file.
+    A uenv is mounted on this machine's own files, and its `views` change this process's environment; without any, its
+    default view does. `variables` are NAME=VALUE, or NAME for this process's own value; they win over the image's.
+    With `read_ahead`, what the image knows of its start is read meanwhile. With `profile` nothing is read ahead, and
+    what the command reads is recorded in that file.
     """
     build = open_build(path)
     config = build.manifest["config"]
+    uenv = is_uenv(build)
+    env = uenv_environment(build, views) if uenv or views else config["env"]
     command = Command(
-        argv=tuple(argv) or tuple(config["cmd"]),
-        env={**config["env"], **dict(_variable(text) for text in variables)},
-        workdir=config["workdir"],
+        argv=tuple(argv) or ((os.environ.get("SHELL", "/bin/sh"),) if uenv else tuple(config["cmd"])),
+        env={**env, **dict(_variable(text) for text in variables)},
+        workdir=visible_folder() if uenv else config["workdir"],
         binds=tuple(_bind(text) for text in binds),
         network=network,
         gpu=True,

@@ -27,6 +27,10 @@ def execute(
             "--env", metavar="NAME[=VALUE]", help="A variable to set inside, over the image's; NAME alone: as here."
         ),
     ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option("--view", help="A view of a uenv, by default its default view; may be repeated."),
+    ] = None,
     network: Annotated[bool, typer.Option("--network", help="Give it this machine's network.")] = False,
     profile: Annotated[
         Path | None,
@@ -47,5 +51,5 @@ def execute(
     argv = words[1:] if words[:1] == ["--"] else words
     return executing.execute(
         image, argv, binds=bind or [], network=network, variables=variable or [], profile=profile,
-        read_ahead=not no_read_ahead,
+        read_ahead=not no_read_ahead, views=view or [],
     )  # fmt: skip
