@@ -75,4 +75,4 @@ prepare() {
 # shellcheck disable=SC2034  # the scripts that source this file read both
 build_packages=(bubblewrap debian-archive-keyring gpgv mount qemu-user-static squashfuse uidmap util-linux)
 # shellcheck disable=SC2034
-test_packages=(busybox-static ca-certificates docker-registry dpkg-dev gcc gcc-aarch64-linux-gnu git gpg libc6-dev podman python3 runc shellcheck skopeo slurm-client slurmctld slurmd squashfs-tools umoci)
+test_packages=(busybox-static ca-certificates docker-registry dpkg-dev gcc gcc-aarch64-linux-gnu git gpg libc6-dev munge podman python3 runc shellcheck skopeo slurm-client slurmctld slurmd squashfs-tools umoci)

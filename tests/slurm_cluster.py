@@ -1,4 +1,4 @@
-"""A Slurm of two nodes on this machine: Debian's daemons on loopback, with a configuration of their own."""
+"""A Slurm of two nodes and one more on this machine: Debian's daemons on loopback, with keys and files of their own."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NODES = ("n1", "n2")
-PROGRAMS = ("slurmctld", "slurmd", "srun", "salloc", "scontrol", "sinfo")
-# No authentication: munge would ask for a daemon and a key of root's, and nobody else can reach these ports.
+NODES = ("n1", "n2", "n3")
+"""The first two are the usual partition, the third is for what takes long."""
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "salloc", "scontrol", "sinfo", "sbatch")
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
-AuthType=auth/none
-CredType=cred/none
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -42,7 +43,9 @@ UnkillableStepTimeout=20
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 State=UNKNOWN
+NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[3]} CPUs=8 State=UNKNOWN
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PartitionName=slow Nodes=n3 MaxTime=INFINITE State=UP OverSubscribe=NO
 """
 
 
@@ -67,15 +70,26 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     configuration = folder / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
-    configuration.write_text(CONFIGURATION.format(folder=folder, user=user, host=host, ports=free_ports(3)))
+    configuration.write_text(CONFIGURATION.format(folder=folder, user=user, host=host, ports=free_ports(4)))
     client = {"SLURM_CONF": str(configuration)}
     env = {**os.environ, **client, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     # They end with the tests, however these end.
     bound = ["setpriv", "--pdeathsig", "TERM"]
-    commands = [[*bound, "slurmctld", "-D"], *([*bound, "slurmd", "-D", "-N", node] for node in NODES)]
+    munge = [
+        "munged", "--foreground", "--force", "--num-threads=1", f"--socket={folder}/munge.socket",
+        f"--key-file={make_key(folder)}", f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log",
+        f"--seed-file={folder}/munge.seed",
+    ]  # fmt: skip
+    commands = [
+        [*bound, *munge],
+        [*bound, "slurmctld", "-D"],
+        *([*bound, "slurmd", "-D", "-N", node] for node in NODES),
+    ]
     processes = []
     try:
         for number, command in enumerate(commands):
+            if number == 1:
+                wait_for_file(folder / "munge.socket")
             with (folder / f"{number}.out").open("w") as log:
                 processes.append(
                     subprocess.Popen(
@@ -96,15 +110,29 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
                 process.wait()
 
 
+def wait_for_file(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def make_key(folder: Path) -> Path:
+    """The key by which munged signs who somebody is."""
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    return key
+
+
 def wait_until_idle(env: dict[str, str], folder: Path) -> None:
     deadline = time.monotonic() + 30
     said = ""
     while time.monotonic() < deadline:
         done = subprocess.run(
-            ["sinfo", "-h", "-o", "%D %t"], env=env, capture_output=True, text=True, timeout=30, check=False
+            ["sinfo", "-h", "-N", "-o", "%N=%t"], env=env, capture_output=True, text=True, timeout=30, check=False
         )
         said = done.stdout.strip() or done.stderr
-        if said == "2 idle":
+        if sorted(said.split()) == [f"{node}=idle" for node in NODES]:
             return
         time.sleep(0.2)
     logs = "".join(path.read_text() for path in sorted(folder.glob("*.out")))
@@ -116,7 +144,7 @@ def end_steps(configuration: Path) -> None:
     for process in marked(f"SLURM_CONF={configuration}"):
         name = Path(f"/proc/{process}/comm")
         with contextlib.suppress(OSError):
-            if name.read_text().strip() not in {"slurmctld", "slurmd", "pytest"} and process != os.getpid():
+            if name.read_text().strip() not in {"munged", "slurmctld", "slurmd", "pytest"} and process != os.getpid():
                 os.kill(process, signal.SIGKILL)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from made_build import make_build
-from slurm_cluster import marked, missing_programs, running_cluster
+from slurm_cluster import marked
 from uenv_builder.core.allreduce.nodes import read_states
 from uenv_builder.launchers import Job, LocalLauncher, SlurmLauncher
 from uenv_builder.launchers.slurm import allocate
@@ -30,18 +30,6 @@ def wait_for_others():
     time.sleep(600)
 wait_for_others()
 """
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    if missing := missing_programs():
-        if os.environ.get("UENV_NO_INSTALL") != "1" and os.geteuid() == 0:
-            pytest.fail(f"ci/setup.sh installs Slurm, and {missing} is missing")
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    if os.geteuid() != 0:
-        pytest.skip("slurmd keeps its processes apart as root only")
-    with running_cluster(tmp_path_factory.mktemp("slurm")) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,21 @@ from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.model.system import System, Uarch
 from uenv_builder.sandboxes import OpenImage, Sandbox
 from uenv_builder.system import report_files
+from uenv_builder.system.files import explained
 from uenv_builder.system.site_systems import read_site_systems
 
 
-def check_again(session: Session, path: Path) -> Report:
-    """Check the build at `path` again and write its report; raises LockError when the image is not the one it says."""
+def check_again(session: Session, path: Path, *, also: Path | None = None) -> Report:
+    """Check the build at `path` again and write its report, into the folder `also` as well; raises LockError when the
+    image is not the one it says.
+    """
     build = open_sound_build(path)
     report = run_report(session, build)
     report_files.write_report(report, build.folder)
+    if also is not None:
+        with explained(also):
+            also.mkdir(parents=True, exist_ok=True)
+            report_files.write_report(report, also)
     return report
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["passed", "failed", "skipped", "inconclusive"]
-Level = Literal["gloo", "gpu", "fabric"]
-"""Of the all-reduce: without NCCL, on one node, and between nodes."""
+Level = Literal["sockets", "gloo", "gpu", "fabric"]
+"""Of the all-reduce: with Python's sockets alone, with torch but without NCCL, on one node, and between nodes."""
+HOST_LEVELS: tuple[Level, ...] = ("sockets", "gloo")
+"""Those that need no GPU, and prove nothing of NCCL and its network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

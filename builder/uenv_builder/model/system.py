@@ -102,6 +102,18 @@ class LaunchOptions(_Frozen):
     """Why, by option as it is written above; `ranks_per_node`, `cpus_per_rank` and `gpus_per_node` for these."""
 
 
+class SlurmDefaults(_Frozen):
+    """How jobs of the builder itself are submitted on a system, where a user says nothing else."""
+
+    account: str | None = None
+    partition: str | None = None
+    constraint: str | None = None
+    time: str | None = None
+    """The limit of a whole job in a form that sbatch takes; None: what the job needs."""
+    options: tuple[str, ...] = ()
+    """Further options of sbatch, such as `--reservation=tests`."""
+
+
 class System(_Frozen):
     """A machine: which uarch its nodes have, what its container hooks do and how jobs start there."""
 
@@ -111,6 +123,8 @@ class System(_Frozen):
     networks: tuple[NetworkMode, ...]
     """The network modes that the system can run."""
     launch: LaunchOptions
+    slurm: SlurmDefaults = Field(default_factory=SlurmDefaults)
+    """For `uenv test` and `uenv build` with `--launcher slurm`."""
     contract: str = ""
     """Name and version of what `variables`, `annotations`, `hooks` and `launch` promise; the version is raised when
     they change."""

@@ -43,6 +43,13 @@ class Settings:
     """Folders that recipes are looked up in by name, before those that come with the builder."""
     systems: tuple[str, ...] = ()
     """Folders that hold a site's own systems, one NAME.yaml each; the environment's UENV_SYSTEM_PATH wins."""
+    slurm_account: str = ""
+    """Of jobs that `uenv test` and `uenv build` submit; over the system's own, as the next four."""
+    slurm_partition: str = ""
+    slurm_constraint: str = ""
+    slurm_time: str = ""
+    slurm_options: tuple[str, ...] = ()
+    """Further options of sbatch, after the system's own."""
     files: tuple[str, ...] = field(default=(), metadata={"internal": True})
     """The files that these settings were read from, strongest first."""
 

@@ -11,6 +11,8 @@ from uenv_builder.app.session import Session
 from uenv_builder.core.systems import load_system
 from uenv_builder.launchers.slurm import allocate, in_allocation
 from uenv_builder.model.errors import InconclusiveError
+from uenv_builder.model.report import HOST_LEVELS
+from uenv_builder.model.system import System
 from uenv_builder.system.abandoned import scratch_folder
 from uenv_builder.system.process import Popen, find_program, start
 from uenv_builder.system.site_systems import read_site_systems
@@ -34,9 +36,8 @@ def run_again(session: Session, image: Path, request: LevelRequest) -> int:
     """Run this very command with the nodes that `request` asks for; its exit code. MissingToolError without salloc."""
     find_program("salloc")
     system = load_system(open_build(image).manifest["system"], read_site_systems(session.settings.systems))
-    runs = _PROGRAMS * (2 if request.known_good else 1)
-    seconds = runs * (request.limit + _BETWEEN_SECONDS) + _MORE_SECONDS
-    gpus = system.launch.gpus_per_node if request.level != "gloo" else 0
+    seconds = seconds_needed(request)
+    gpus = gpus_needed(system, request)
     options = [f"--gpus-per-node={gpus}"] if gpus else []
     session.listener.note(f"asking Slurm for {request.nodes} nodes")
     with scratch_folder("uenv-allocation-") as folder:
@@ -49,6 +50,17 @@ def run_again(session: Session, image: Path, request: LevelRequest) -> int:
                 hint="see its message above; SALLOC_ACCOUNT and SALLOC_PARTITION name account and partition",
             )
     return code
+
+
+def seconds_needed(request: LevelRequest) -> float:
+    """How long a job for `request` has to live, in seconds, where each of its programs hangs."""
+    runs = _PROGRAMS * (2 if request.known_good else 1)
+    return runs * (request.limit + _BETWEEN_SECONDS) + _MORE_SECONDS
+
+
+def gpus_needed(system: System, request: LevelRequest) -> int:
+    """How many GPUs of each node a job for `request` asks for: all, or none."""
+    return system.launch.gpus_per_node if request.level not in HOST_LEVELS else 0
 
 
 def _wait_for(process: Popen[bytes]) -> int:

@@ -1,4 +1,4 @@
-"""How a task of a job comes into the image: our sandbox, an EDF file for Container Engine, or the site's uenv."""
+"""How a task of a job comes into the image: our sandbox, an EDF for Container Engine, the site's uenv, or pyxis."""
 
 from __future__ import annotations
 
@@ -137,7 +137,33 @@ class UenvEngine:
         return Entered(tuple(words), (f"--uenv={place.build.image.resolve()}:/user-environment", f"--view={view}"))
 
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (SandboxEngine(), EdfEngine(), UenvEngine())}
+class PyxisEngine:
+    """pyxis: srun starts each task in a container that enroot makes of the squashfs."""
+
+    name: ClassVar[str] = "pyxis"
+    needs_slurm: ClassVar[bool] = True
+    one_process_per_rank: ClassVar[bool] = True
+
+    def problems(self, place: Place) -> list[str]:  # noqa: ARG002
+        """See `Engine.problems`."""
+        return _missing_option("--container-image", "pyxis")
+
+    def folder_inside(self, place: Place) -> str:  # noqa: ARG002
+        """See `Engine.folder_inside`."""
+        return INSIDE
+
+    def enter(self, place: Place, argv: Sequence[str], env: Mapping[str, str]) -> Entered:
+        """See `Engine.enter`. The image's variables win over the job's, so `env` is set inside."""
+        words = ["env", *(f"{name}={value}" for name, value in env.items()), *argv]
+        mount = f"{place.folder.resolve()}:{INSIDE}"
+        # Without the slash pyxis would look for a registry's image of that name; an absolute path has it.
+        image = f"--container-image={place.build.image.resolve()}"
+        return Entered(tuple(words), (image, f"--container-mounts={mount}", "--no-container-mount-home"))
+
+
+ENGINES: dict[str, Engine] = {
+    engine.name: engine for engine in (SandboxEngine(), EdfEngine(), UenvEngine(), PyxisEngine())
+}
 """By name."""
 
 

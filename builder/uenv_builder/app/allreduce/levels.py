@@ -22,14 +22,15 @@ from uenv_builder.core.allreduce.verdict import EXCUSES, compare_with_known_good
 from uenv_builder.core.systems import load_uarchs
 from uenv_builder.launchers import Launcher, LocalLauncher, SlurmLauncher, is_elsewhere
 from uenv_builder.model.errors import UsageError
-from uenv_builder.model.report import CheckResult, Level, Report
+from uenv_builder.model.report import HOST_LEVELS, CheckResult, Level, Report
 from uenv_builder.system import report_files
 from uenv_builder.system.files import explained
 from uenv_builder.system.site_systems import read_site_systems
 
 DEFAULT_LIMIT = 600.0
 """Seconds for each program."""
-_GLOO_RANKS = 2
+_HOST_RANKS = 2
+"""On each node, where no GPUs are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,14 @@ class LevelRequest:
     known_good: Path | None = None
     compare: Path | None = None
     tolerance: float = DEFAULT_TOLERANCE
+    sandbox: str | None = None
+    """By which the engine `sandbox` enters; None: the usual one."""
     report: Path | None = None
     limit: float = DEFAULT_LIMIT
+    ranks_per_node: int | None = None
+    """None: one for each GPU, or two without GPUs."""
+    launcher: str | None = None
+    """`local` never leaves this machine, `slurm` always goes through an allocation; None: as nodes and engine need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class Proved:
 
 def prove(session: Session, path: Path, request: LevelRequest) -> Proved:
     """Run the level's programs in the build at `path`, judge them, and write the report."""
-    _check_request(request)
+    check_request(request)
     site = read_site_systems(session.settings.systems)
     subject = open_subject(open_sound_build(path), site)
     known_good = open_subject(open_sound_build(request.known_good), site) if request.known_good else None
@@ -66,7 +73,7 @@ def prove(session: Session, path: Path, request: LevelRequest) -> Proved:
         )
     earlier = read_reports(request.compare) if request.compare else None
     started = datetime.now(tz=UTC)
-    folder = _report_folder(subject.build, request, started)
+    folder = make_report_folder(subject.build, request.level, request.report, started)
     results = _run_level(session, subject, known_good, request, folder.resolve())
     if earlier is not None:
         results.append(compare_busbw(results, earlier, request.tolerance / 100))
@@ -97,18 +104,18 @@ def read_reports(path: Path) -> list[Report]:
     return reports
 
 
-def _report_folder(build: BuiltImage, request: LevelRequest, started: datetime) -> Path:
-    """A folder without a report of another test, whose logs and figures would be lost."""
-    if request.report is not None:
-        if (request.report / REPORT).exists():
-            raise UsageError(f"--report {request.report}: has a report already", hint="name another folder")
-        with explained(request.report):
-            request.report.mkdir(parents=True, exist_ok=True)
-        return request.report
+def make_report_folder(build: BuiltImage, level: str, asked: Path | None, started: datetime) -> Path:
+    """A folder without a report of another test, whose logs and figures would be lost; `asked` or a new one."""
+    if asked is not None:
+        if (asked / REPORT).exists():
+            raise UsageError(f"--report {asked}: has a report already", hint="name another folder")
+        with explained(asked):
+            asked.mkdir(parents=True, exist_ok=True)
+        return asked
     place = build.folder / TESTS
     with explained(place):
         place.mkdir(exist_ok=True)
-        stem = f"{request.level}-{started:%Y%m%dT%H%M%SZ}"
+        stem = f"{level}-{started:%Y%m%dT%H%M%SZ}"
         names = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
         return next(place / name for name in names if _make_new(place / name))
 
@@ -121,8 +128,9 @@ def _make_new(folder: Path) -> bool:
     return True
 
 
-def _check_request(request: LevelRequest) -> None:
-    least = {"gloo": 1, "gpu": 1, "fabric": 2}[request.level]
+def check_request(request: LevelRequest) -> None:
+    """Raise UsageError for a request that makes no sense."""
+    least = 2 if request.level == "fabric" else 1
     if request.nodes < least:
         raise UsageError(f"--level {request.level} needs at least {least} nodes, not {request.nodes}")
     if request.level == "gpu" and request.nodes > 1:
@@ -132,21 +140,27 @@ def _check_request(request: LevelRequest) -> None:
 def _run_level(
     session: Session, subject: Subject, known_good: Subject | None, request: LevelRequest, folder: Path
 ) -> list[CheckResult]:
-    programs = programs_of(request.level, subject.found, torch=subject.has_torch)
+    programs = programs_of(
+        request.level, subject.found, torch=subject.has_torch, python=subject.lock.python is not None
+    )
     engine = choose_engine(request.engine, request.nodes)
-    by_slurm = request.nodes > 1 or engine.needs_slurm or is_elsewhere()
-    launcher: Launcher = SlurmLauncher() if by_slurm else LocalLauncher()
+    by_slurm = request.launcher == "slurm" or request.nodes > 1 or engine.needs_slurm or is_elsewhere()
+    local = request.launcher == "local" or not by_slurm
+    launcher: Launcher = LocalLauncher() if local else SlurmLauncher()
     place = Place(subject.build, folder, request.nodes)
     reasons = _obstacles(subject, request, launcher, engine, place)
     if reasons:
         return _skip_all(programs, "; ".join(reasons))
     faults: tuple[NodeFault, ...] = ()
-    ranks, gpu = _GLOO_RANKS, ""
-    if request.level != "gloo":
+    ranks, gpu = request.ranks_per_node or _HOST_RANKS, ""
+    if request.level not in HOST_LEVELS:
         states = _ask_nodes(session, launcher, folder, request.nodes)
         if reason := _no_gpus(states, request.nodes):
             return _skip_all(programs, reason)
-        ranks = min(len(state.gpus) for state in states.values())
+        gpus = min(len(state.gpus) for state in states.values())
+        ranks = request.ranks_per_node or gpus
+        if ranks > gpus:
+            return _skip_all(programs, f"{ranks} ranks on each node are asked for, and a node has {gpus} GPUs")
         gpu = next(gpu.name for state in states.values() for gpu in state.gpus.values())
         faults = find_faults(states, load_figures().node_of(subject.system.name))
         for fault in faults:
@@ -202,7 +216,7 @@ def _run_programs(
             result = _run_one(session, subject, known_good, run, program)
         session.listener.note(f"{result.check}: {result.outcome}{f' ({result.reason})' if result.reason else ''}")
         results.append(result)
-        if busbw_of(result) and run.level != "gloo" and not _is_judged(subject, result):
+        if busbw_of(result) and run.level not in HOST_LEVELS and not _is_judged(subject, result):
             what = f"{result.measured['nodes']} nodes with {run.shape.ranks_per_node} GPUs on {subject.system.name}"
             reason = f"no figure is known for {what}: the bandwidth is measured, and not judged"
             results.append(CheckResult(check=f"{result.check}-busbw", outcome="skipped", reason=reason, required=False))
@@ -251,4 +265,4 @@ def _plot(session: Session, subject: Subject, report: Report, folder: Path) -> N
     figures = [figure for result in measured for figure in _figures(subject, result)]
     nodes = measured[0].measured["nodes"]
     title = f"{report.label}, level {report.level}, {nodes} node{'s' if nodes != 1 else ''}: {report.outcome}"
-    busbw_plot.plot_busbw(folder, title, curves, figures if report.level != "gloo" else [])
+    busbw_plot.plot_busbw(folder, title, curves, figures if report.level not in HOST_LEVELS else [])

@@ -18,13 +18,17 @@ from uenv_builder.model.report import Level
 from uenv_builder.system.files import write_json
 
 NCCL_TESTS: tuple[Operation, ...] = ("all_reduce_perf", "sendrecv_perf")
+RANKS: Mapping[Operation, str] = {"torch": "ranks_program.py", "ring": "ring_program.py"}
+"""Our own programs, one process for each rank."""
 _CHECKS: Mapping[Operation, str] = {"all_reduce_perf": "allreduce", "sendrecv_perf": "sendrecv", "torch": "torch"}
 _MIB = 1 << 20
 _GLOO_BYTES = (1 * _MIB, 4 * _MIB)
+_RING_BYTES = (1 << 14, 1 << 17)
+"""Python adds some ten million numbers in a second."""
 _TIMED_BYTES = tuple(_MIB << power for power in range(11))
 """1 MiB to 1 GiB."""
 _PROGRAMS = Path(__file__).parents[2] / "checks" / "inside"
-_FILES = ("ranks_program.py", "torch_program.py", "exact_sums.py")
+_FILES = (*RANKS.values(), "torch_program.py", "exact_sums.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,14 @@ class Program:
 
     check: str
     operation: Operation
-    backend: Literal["gloo", "nccl"]
+    backend: Literal["sockets", "gloo", "nccl"]
     missing: str = ""
 
 
-def programs_of(level: Level, found: Sequence[str], *, torch: bool) -> list[Program]:
-    """The programs of `level` for an image that has the programs `found` of nccl-tests, and torch or not."""
+def programs_of(level: Level, found: Sequence[str], *, torch: bool, python: bool = True) -> list[Program]:
+    """The programs of `level` for an image that has the programs `found` of nccl-tests, and torch and Python or not."""
+    if level == "sockets":
+        return [Program("sockets-ring", "ring", "sockets", "" if python else "the image has no Python")]
     without = "" if torch else "the image has no torch"
     if level == "gloo":
         return [Program("torch-gloo", "torch", "gloo", without)]
@@ -80,26 +86,26 @@ def place_programs(folder: Path) -> None:
         shutil.copyfile(_PROGRAMS / name, target / name)
 
 
-def torch_argv(
+def ranks_argv(
     folder: Path, inside: str, python: str, program: Program, shape: Shape, *, seconds: float, meeting: str
 ) -> tuple[str, ...]:
-    """The command that starts one node's ranks of torch's program; writes its request into `folder`."""
+    """The command that starts one node's ranks of a program of ours; writes its request into `folder`."""
     (folder / program.check).mkdir(exist_ok=True)
     for old in (folder / program.check).glob("*.json"):
         old.unlink()
-    on_host = program.backend == "gloo"
+    on_host = {"sockets": _RING_BYTES, "gloo": _GLOO_BYTES}.get(program.backend)
     request = {
         "backend": program.backend,
         "nodes": shape.nodes,
         "ranks_per_node": shape.ranks_per_node,
-        "sizes": [size for size in DEFAULT_SIZES if not on_host or size * 4 < min(_GLOO_BYTES)],
-        "timed_bytes": list(_GLOO_BYTES) if on_host else _timed_bytes(shape),
+        "sizes": [size for size in DEFAULT_SIZES if not on_host or size * 4 < min(on_host)],
+        "timed_bytes": list(on_host) if on_host else _timed_bytes(shape),
         "seconds": seconds,
         "meeting": meeting,
     }
     write_json(folder / f"{program.check}.request.json", request)
     return (
-        python, "-B", f"{inside}/programs/ranks_program.py", f"{inside}/{program.check}.request.json",
+        python, "-B", f"{inside}/programs/{RANKS[program.operation]}", f"{inside}/{program.check}.request.json",
         f"{inside}/{program.check}",
     )  # fmt: skip
 

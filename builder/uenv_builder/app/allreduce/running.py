@@ -21,7 +21,7 @@ from uenv_builder.core.logs.reading import LINE_LIMIT, LogReading, read_log
 from uenv_builder.core.systems import SystemFiles, load_system
 from uenv_builder.launchers import Ended, Job, Launcher
 from uenv_builder.model.lock import Lock
-from uenv_builder.model.report import CheckResult, Level
+from uenv_builder.model.report import HOST_LEVELS, CheckResult, Level
 from uenv_builder.model.system import System
 
 _MPI_IMAGES_NEED = "its ranks are started by MPI, one process each, which needs the engine edf or uenv on many nodes"
@@ -94,17 +94,19 @@ def expect(subject: Subject, run: Run) -> Expectation:
 def run_program(subject: Subject, run: Run, program: Program) -> tuple[CheckResult, Verdict | None, Observation | None]:
     """One program, run and judged; no verdict where it cannot run."""
     one_process = run.engine.one_process_per_rank or run.shape.nodes == 1
-    if program.operation != "torch" and not one_process:
+    if program.operation not in inside.RANKS and not one_process:
         reason = f"{program.operation} cannot run: {_MPI_IMAGES_NEED}"
         return CheckResult(check=program.check, outcome="skipped", reason=reason, required=False), None, None
     job = _job(subject, run, program)
     ended = run.launcher.run(job)
     seen = _observe(run, program, job, ended)
-    verdict = judge_gloo(seen, run) if run.level == "gloo" else judge(seen, expect(subject, run), load_figures())
+    verdict = (
+        judge_on_host(seen, run) if run.level in HOST_LEVELS else judge(seen, expect(subject, run), load_figures())
+    )
     return describe(program, run, ended, seen, verdict), verdict, seen
 
 
-def judge_gloo(seen: Observation, run: Run) -> Verdict:
+def judge_on_host(seen: Observation, run: Run) -> Verdict:
     """Without NCCL there is no version and no network to judge: data, and how the ranks ended."""
     expected = Expectation(system="none", nodes=1, gpus_per_node=run.shape.nodes * run.shape.ranks_per_node)
     found = judge(seen, expected, load_figures())
@@ -126,7 +128,7 @@ def describe(program: Program, run: Run, ended: Ended, seen: Observation, verdic
         "network": ", ".join(facts.networks),
         "provider": ", ".join(facts.providers),
         "aws_ofi_nccl": ", ".join(facts.aws_ofi_nccl),
-        "values_compared" if program.operation == "torch" else "rows_compared": seen.compared,
+        "values_compared" if program.operation in inside.RANKS else "rows_compared": seen.compared,
         **{busbw_name(size): round(value, 4) for size, value in sorted(seen.bandwidths.items())},
     }
     remedy = (f"remedy: {verdict.remedy}",) if verdict.remedy else ()
@@ -148,11 +150,12 @@ def _job(subject: Subject, run: Run, program: Program) -> Job:
     seen_at = run.engine.folder_inside(place)
     launch = subject.system.launch
     env = inside.debug_env(seen_at, program)
-    options: tuple[str, ...] = (f"--gpus-per-node={run.shape.ranks_per_node}",) if launch.gpus_per_node else ()
+    with_gpus = launch.gpus_per_node and run.level not in HOST_LEVELS
+    options: tuple[str, ...] = (f"--gpus-per-node={run.shape.ranks_per_node}",) if with_gpus else ()
     options += launch.network_srun.get(subject.build.manifest["network"], ())
     tasks, cpus = 1, launch.cpus_per_rank * run.shape.ranks_per_node
-    if program.operation == "torch":
-        argv = inside.torch_argv(
+    if program.operation in inside.RANKS:
+        argv = inside.ranks_argv(
             run.folder, seen_at, subject.python, program, run.shape,
             seconds=run.limit * _WAIT_PART, meeting=run.launcher.meeting(),
         )  # fmt: skip
@@ -171,12 +174,14 @@ def _job(subject: Subject, run: Run, program: Program) -> Job:
 
 def _observe(run: Run, program: Program, job: Job, ended: Ended) -> Observation:
     reading = read_log_file(job.log)
-    if program.operation != "torch":
+    if program.operation not in inside.RANKS:
         return observe_benchmark(
             program.operation, reading, returncode=ended.returncode, limit=run.limit, faults=run.faults
         )
     answers = inside.read_answers(run.folder, program)
-    return observe_ranks(answers, reading, returncode=ended.returncode, limit=run.limit, faults=run.faults)
+    return observe_ranks(
+        answers, reading, returncode=ended.returncode, limit=run.limit, faults=run.faults, operation=program.operation
+    )
 
 
 def read_log_file(path: Path) -> LogReading:

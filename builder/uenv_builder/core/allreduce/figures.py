@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from uenv_builder.core.facts import Fact, FactFile, load_facts
 from uenv_builder.core.logs.failures import load_failures
 
-Operation = Literal["all_reduce_perf", "sendrecv_perf", "torch"]
+Operation = Literal["all_reduce_perf", "sendrecv_perf", "torch", "ring"]
 """Two programs of nccl-tests by their names, and torch.distributed's all-reduce."""
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]

@@ -44,14 +44,14 @@ def observe_benchmark(
 
 def observe_ranks(
     answers: Sequence[Mapping[str, Json]], reading: LogReading, *, returncode: int | None, limit: float,
-    faults: Sequence[NodeFault] = (),
+    faults: Sequence[NodeFault] = (), operation: Operation = "torch",
 ) -> Observation:  # fmt: skip
-    """A run of torch's program; `answers` are what it wrote on each node."""
+    """A run of ranks that are programs of ours; `answers` are what they wrote on each node."""
     findings = [item for answer in answers for item in _list(answer.get("findings")) if isinstance(item, Mapping)]
     codes = [int(str(item["nccl"])) for item in findings if item.get("nccl")]
     told = [nccl_version(code) for code in codes] or [text.partition("+")[0] for text in reading.facts.nccl]
     return Observation(
-        operation="torch",
+        operation=operation,
         returncode=returncode,
         limit=limit,
         reading=reading,
