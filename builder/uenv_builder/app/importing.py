@@ -34,6 +34,8 @@ RECIPE = "recipe.yaml"
 _HOOKS = ("pre-install", "post-install")
 _PACKAGES = "repo/packages"
 _TAKEN = {*REQUIRED, *OPTIONAL, *_HOOKS, "repo", EXTRA}
+_KEPT = ("*.lock.yaml", "*.spack.lock", "*.start.txt")
+"""What lies beside a recipe for a node type, and outlives a new import."""
 _VERSION = re.compile(r"v?[0-9]+(\.[0-9A-Za-z]+)*\Z")
 _REPOSITORY_FILE = f"repo:\n  namespace: {OWN_REPOSITORY}\n  api: v2.0\n"
 _DEFAULT_UARCH = "x86_64"
@@ -142,8 +144,9 @@ def _written(document: Document, folder: Path) -> str:
 
 def _write(place: Path, text: str, folder: Path) -> None:
     with replace_folder(place) as new:
-        for lock in place.glob("*.lock.yaml"):
-            shutil.copy2(lock, new / lock.name)
+        for pattern in _KEPT:
+            for kept in place.glob(pattern):
+                shutil.copy2(kept, new / kept.name)
         write_text(new / RECIPE, text)
         if (folder / _PACKAGES).is_dir():
             target = new / OWN_REPOSITORY_FOLDER

@@ -22,7 +22,7 @@ def publish_to_repository(session: Session, publication: Publication, place: str
     name = label.name or ""
     if len(name) in _LOOKED_UP_AS_ID and name.isalnum() and name.islower():
         session.listener.note(f'the uenv command looks "{name}" up as an image\'s id, too, by its length')
-    uenv = _require_uenv(publication)
+    uenv = require_uenv(publication)
     added = add_to_repository(
         Path(place).expanduser(),
         RepositoryImage(
@@ -36,7 +36,8 @@ def publish_to_repository(session: Session, publication: Publication, place: str
     return _described(publication, place, added, uenv)
 
 
-def _require_uenv(publication: Publication) -> UenvFiles:
+def require_uenv(publication: Publication) -> UenvFiles:
+    """What the build's image has below `meta`; raises UsageError for an image that is no uenv."""
     uenv = read_uenv(publication.build.image)
     if uenv is None:
         raise UsageError(
