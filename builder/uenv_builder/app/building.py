@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uenv_builder.app import outputs
 from uenv_builder.app.component_files import CHECK_SCRIPT
 from uenv_builder.app.outputs import BuiltImage, open_build, place_folder
 from uenv_builder.app.preparing import Prepared
-from uenv_builder.app.rendering import render_user_files, start_line, write_user_files
+from uenv_builder.app.rendering import render_user_files, start_line, uenv_line, write_user_files
 from uenv_builder.app.reports import exit_code_of, reusable_report, summary_lines
 from uenv_builder.app.session import Session
 from uenv_builder.app.storing import commits_of, keep_build, keep_lock, references_of
@@ -28,6 +29,9 @@ from uenv_builder.system.abandoned import remove_abandoned
 from uenv_builder.system.files import explained, link_or_copy, lock_file, replace_folder, write_json, write_text
 from uenv_builder.system.report_files import write_report
 from uenv_builder.system.store_entries import SUMS, step_damage
+
+if TYPE_CHECKING:
+    from uenv_builder.app.spack_installing import SpackInstaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def _make(session: Session, prepared: Prepared, folder: Path, seconds: dict[str,
 
     runner = StepRunner(
         session, prepared.plan, prepared.inputs, prepared.sources, reference=str(prepared.selection.label),
-        component_folders=prepared.loaded.components.folders,
+        component_folders=prepared.loaded.components.folders, spack=_spack_installer(session, prepared),
     )  # fmt: skip
     try:
         folders = runner.run()
@@ -122,6 +126,18 @@ def _make(session: Session, prepared: Prepared, folder: Path, seconds: dict[str,
     _keep(session, prepared, folder)
     with session.listener.task("writing the build's folder"):
         return _write_folder(folder, prepared, folders, made=frozenset(runner.seconds))
+
+
+def _spack_installer(session: Session, prepared: Prepared) -> SpackInstaller | None:
+    if prepared.lock.spack is None:
+        return None
+    from uenv_builder.app.spack_installing import SpackInstaller
+
+    uarch = prepared.selection.uarch
+    return SpackInstaller(
+        session=session, loaded=prepared.loaded, uarch=uarch, locked=prepared.lock.spack,
+        text=prepared.inputs.spack_file,
+    )  # fmt: skip
 
 
 def _drop_damaged(session: Session, plan: Plan, lock: Lock, error: LockError) -> bool:
@@ -275,10 +291,15 @@ def _oci_document(folder: Path) -> Document:
 def _manifest(prepared: Prepared, folder: Path) -> Document:
     recipe, lock, config = prepared.recipe, prepared.lock, prepared.inputs.config
     edf = folder / "edf" / f"{prepared.selection.label.name}.toml"
+    uenv = recipe.kind == "uenv"
     return {
         "format": 1,
         "label": str(prepared.selection.label),
-        "srun": start_line(prepared, str(edf.absolute())),
+        "srun": uenv_line(recipe, folder.absolute() / outputs.IMAGE)
+        if uenv
+        else start_line(prepared, str(edf.absolute())),
+        "kind": recipe.kind,
+        **({"mount": recipe.mount} if uenv else {}),
         "name": recipe.name,
         "version": recipe.version,
         "description": recipe.description,
@@ -295,6 +316,7 @@ def _manifest(prepared: Prepared, folder: Path) -> Document:
         "accelerator": lock.accelerator.model_dump(mode="json") if lock.accelerator else None,
         "packages": [[name, version] for name, version in lock.packages.items()],
         "wheels": [[wheel.name, wheel.version] for wheel in (lock.python.wheels if lock.python else ())],
+        **({"spack": [[node.name, node.version, node.hash] for node in lock.spack.built]} if lock.spack else {}),
         "components": [
             [component.name, component.version] for component in (lock.build.components if lock.build else ())
         ],

@@ -23,6 +23,7 @@ from uenv_builder.app.lock_files import read_lock, require_fresh
 from uenv_builder.app.python_locking import deb_glibc, lock_python
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
+from uenv_builder.app.spack_locking import lock_spack, place_spack_lock
 from uenv_builder.app.storing import keep_lock
 from uenv_builder.core.component_choice import run_packages
 from uenv_builder.core.digest import Document
@@ -41,6 +42,7 @@ from uenv_builder.model.lock import (
     LockedWheel,
 )
 from uenv_builder.model.recipe import DebianBase, OciBase
+from uenv_builder.model.spack_lock import LockedSpack
 from uenv_builder.model.system import MACHINES, Machine, Uarch
 from uenv_builder.sources.apt import ResolvedUserland, UnknownPackagesError, UserlandRequest, resolve_userland
 from uenv_builder.sources.wheel import WheelRequest, read_accelerator, resolve_wheels
@@ -65,9 +67,14 @@ def describe(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> Document:
     sizes = [layer.size for layer in (lock.base.layers if lock.base else ())]
     sizes += [*(deb.size for deb in lock.debs), *(wheel.size for wheel in wheels)]
     accelerator = lock.accelerator
+    spack = lock.spack
+    unverified = [source for node in (spack.built if spack else ()) for source in node.sources if source.unverified]
     return {
         "lock": str(loaded.lock_path(uarch.name)),
         **({"base": lock.base.name, "layers": len(lock.base.layers)} if lock.base else {}),
+        **(
+            {"spack": spack.version, "spack_packages": len(spack.built), "unverified": len(unverified)} if spack else {}
+        ),
         "packages": len(lock.debs),
         "wheels": len(wheels),
         "megabytes": round(sum(sizes) / 1e6, 1),
@@ -87,6 +94,8 @@ def write_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade:
         if finding not in before:
             session.listener.note(str(finding))
     remove_abandoned(loaded.folder)
+    if lock.spack:
+        place_spack_lock(session, loaded, uarch.name, lock.spack)
     write_text(loaded.lock_path(uarch.name), dump_lock(lock), durable=True)
     keep_lock(session.store, loaded.lock_path(uarch.name), lock)
     return lock
@@ -104,8 +113,8 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
     """The lock of the recipe for `uarch`; raises IncompatibleError with every reason why there is none."""
     if session.offline:
         raise UsageError("locking asks the mirrors and the index, and --offline forbids it")
-    if loaded.recipe.kind != "container":
-        raise UsageError(f"recipes of kind {loaded.recipe.kind} can be checked, and not yet locked or built")
+    if loaded.recipe.kind == "both":
+        raise UsageError("recipes of kind both can be checked, and not yet locked or built", hint="write two recipes")
     if loaded.components.unavailable:
         raise IncompatibleError.collect(loaded.components.unavailable)
     older = None if upgrade.everything else _usable_lock(loaded, uarch)
@@ -128,6 +137,7 @@ def make_lock(session: Session, loaded: LoadedRecipe, uarch: Uarch, *, upgrade: 
             "python": parts.python,
             "accelerator": parts.accelerator,
             "build": parts.build,
+            "spack": parts.spack,
         }
     )
 
@@ -142,11 +152,15 @@ class _Parts:
     python: LockedPython | None
     accelerator: LockedAccelerator | None
     build: LockedBuild | None = None
+    spack: LockedSpack | None = None
 
 
 def _lock_parts(
     session: Session, loaded: LoadedRecipe, uarch: Uarch, *, older: Lock | None, upgrade: Upgrade
 ) -> _Parts:
+    if loaded.recipe.spack is not None:
+        spack, epoch = lock_spack(session, loaded, uarch, older.spack if older else None)
+        return _Parts(epoch=epoch, python=None, accelerator=None, spack=spack)
     if loaded.recipe.base.oci is not None:
         return _lock_on_base(session, loaded, loaded.recipe.base.oci, uarch, older=older, upgrade=upgrade)
     with scratch_folder("uenv-lock-") as place:

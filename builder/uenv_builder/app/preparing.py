@@ -9,10 +9,12 @@ from pathlib import Path
 from uenv_builder.app.component_scripts import plan_sources
 from uenv_builder.app.recipes import LoadedRecipe, added_contents
 from uenv_builder.app.selection import Selection
+from uenv_builder.app.spack_locking import locked_request, recipe_files
 from uenv_builder.app.start_files import read_start
 from uenv_builder.core.environment import base_environment, compose_environment
 from uenv_builder.core.etc_files import etc_files
 from uenv_builder.core.planning import PlanInputs, make_plan
+from uenv_builder.core.spack_file import render_spack_file
 from uenv_builder.images.squashfs.version import linker_version
 from uenv_builder.model.image import ImageConfig, SquashfsOptions
 from uenv_builder.model.lock import Lock
@@ -22,7 +24,7 @@ from uenv_builder.system.layer_blob import compressor_version
 
 _LAYERS: tuple[StepKind, ...] = (
     "userland", "base-layer", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader",
-    "finish",
+    "finish", "spack", "uenv-meta",
 )  # fmt: skip
 
 
@@ -49,13 +51,18 @@ def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
     config = image_config(loaded.recipe, selection, lock)
     options = squashfs_options(loaded.recipe)
     layer_tools = {"zstd": compressor_version(level=options.level, block_size=options.block_size)}
+    spack_file = ""
+    if lock.spack:
+        spack_file = render_spack_file(locked_request(loaded, selection.uarch, lock.spack))
     inputs = PlanInputs(
         recipe=loaded.recipe,
         lock=lock,
         uarch=selection.uarch,
         config=config,
         added=contents,
-        generated=etc_files(config),
+        generated=recipe_files(loaded, selection.uarch, lock, spack_file) if lock.spack else etc_files(config),
+        spack_file=spack_file,
+        system=selection.system if lock.spack else None,
         components=plan_sources(loaded, selection.uarch, lock),
         start=read_start(loaded, selection.uarch.name),
         tools={**dict.fromkeys(_LAYERS, layer_tools), "squashfs": {"writer": linker_version()}},

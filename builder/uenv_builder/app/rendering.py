@@ -8,6 +8,8 @@ from pathlib import Path
 from uenv_builder.app.preparing import Prepared
 from uenv_builder.core.edf.render import EdfRequest, render_edf
 from uenv_builder.core.sbatch import SbatchRequest, Workload, render_sbatch, srun_line
+from uenv_builder.core.uenv_view import DEFAULT
+from uenv_builder.model.recipe import Recipe
 from uenv_builder.system.files import write_text
 from uenv_builder.system.templates import load_template
 
@@ -22,6 +24,8 @@ def render_user_files(prepared: Prepared, *, image: str | None = None) -> dict[s
     `image` is the squashfs as the Container Engine's EDF names it. Sarus Suite takes registry references only: its EDF
     names the image under a registry that whoever publishes the image fills in. Without Slurm, no file is rendered.
     """
+    if prepared.recipe.kind == "uenv":
+        return {}  # it is started by its label, not by an EDF
     label, system = prepared.selection.label, prepared.selection.system
     network, name = prepared.recipe.network, str(label.name)
     # The id of the topmost layer stands for all content, and does not change with the machine's squashfs tools.
@@ -53,6 +57,11 @@ def render_user_files(prepared: Prepared, *, image: str | None = None) -> dict[s
 def start_line(prepared: Prepared, edf: str) -> str:
     """The srun line that runs a command in the environment; `edf` is a file's absolute path, or its name."""
     return srun_line(_sbatch(prepared, edf), ("COMMAND",))
+
+
+def uenv_line(recipe: Recipe, image: Path) -> str:
+    """The srun line that runs a command in the uenv with its default view; `image` is absolute."""
+    return f"srun --uenv={image}:{recipe.mount} --view={recipe.default_view or DEFAULT} COMMAND"
 
 
 def _sbatch(prepared: Prepared, edf: str) -> SbatchRequest:

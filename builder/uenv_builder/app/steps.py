@@ -16,17 +16,19 @@ from uenv_builder.app.missing import require_reachable
 from uenv_builder.app.outputs import IMAGE
 from uenv_builder.app.preparing import squashfs_options
 from uenv_builder.app.session import Session
+from uenv_builder.app.spack_installing import ACTIVATIONS, SpackInstaller, meta_entries
 from uenv_builder.app.storing import result_label
 from uenv_builder.core.artefacts import artefacts_of
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.images.oci import write_oci_layout
 from uenv_builder.images.squashfs.from_layers import write_squashfs
+from uenv_builder.layers.spack import spack_entries
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.image import Layer
 from uenv_builder.model.lock import LockedSource
 from uenv_builder.model.plan import Plan, Step
 from uenv_builder.model.start import StartRecord
-from uenv_builder.system.files import sha256_of
+from uenv_builder.system.files import sha256_of, write_json
 from uenv_builder.system.layer_blob import read_layer, write_layer
 from uenv_builder.system.layer_index import damaged
 
@@ -42,6 +44,8 @@ class StepRunner:
     reference: str
     component_folders: Mapping[str, Path] = field(default_factory=dict)
     """Where each component's own files lie."""
+    spack: SpackInstaller | None = None
+    """Of a uenv."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step that ran took, by its name; the others lay in the store."""
 
@@ -146,7 +150,20 @@ class StepRunner:
             return {f"oci/blobs/sha256/{layer.digest}": layer.digest for layer in below}
         if step.kind == "component":
             return self._components.build(step, into, below)
-        entries = self._layers.entries(step, below)
+        if step.kind == "spack":
+            with self._installer.installed(step.id) as result:
+                write_json(into / ACTIVATIONS, result.document())
+                return self._write_layer(step, spack_entries(result.tree, epoch=self.inputs.lock.epoch), into)
+        if step.kind == "uenv-meta":
+            return self._write_layer(step, meta_entries(self._installer, self.inputs, below[0]), into)
+        return self._write_layer(step, self._layers.entries(step, below), into)
+
+    @property
+    def _installer(self) -> SpackInstaller:
+        assert self.spack is not None, "a plan with Spack comes with one"
+        return self.spack
+
+    def _write_layer(self, step: Step, entries: Iterator[Entry], into: Path) -> Mapping[str, str]:
         with self._processors, self.session.listener.task(f"layer {step.name}"):
             options = self._options
             layer = write_layer(

@@ -14,6 +14,7 @@ from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.model.errors import LockError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.recipe import Recipe
+from uenv_builder.model.spack import SpackSection
 from uenv_builder.model.system import Uarch
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -44,8 +45,19 @@ def recipe_digest(recipe: Recipe, uarch: Uarch, components: Sequence[ChosenCompo
         "constraints": recipe.python.constraints,
         "byte_compile": recipe.python.byte_compile,
         **({"components": [asked_for(component) for component in components]} if components else {}),
+        **({"spack": spack_asked(recipe.spack), "mount": recipe.mount} if recipe.spack else {}),
     }
     return digest_of(asked)
+
+
+def spack_asked(section: SpackSection) -> Json:
+    """What Spack's solver is asked for: views, mirrors and caches change nothing in its answer."""
+    asked: dict[str, Json] = section.model_dump(mode="json", exclude={"mirrors", "build_caches", "cleanup"})
+    asked["environments"] = {
+        name: environment.model_dump(mode="json", exclude={"views"})
+        for name, environment in section.environments.items()
+    }
+    return asked
 
 
 def dump_lock(lock: Lock) -> str:

@@ -23,6 +23,8 @@ _REVISIONS: dict[StepKind, int] = {
     "files": 1,
     "loader": 1,
     "finish": 2,
+    "spack": 1,
+    "uenv-meta": 1,
     "squashfs": 1,
     "oci": 1,
 }

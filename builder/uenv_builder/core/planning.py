@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from uenv_builder.core.component_planning import PlannedComponent, plan_components
 from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.core.plan_steps import Tools, make_step
+from uenv_builder.core.spack_planning import uenv_steps
 from uenv_builder.core.start_record import start_document
 from uenv_builder.model.image import ImageConfig
 from uenv_builder.model.lock import Lock, LockedBase, LockedDeb, LockedWheel
 from uenv_builder.model.plan import Plan, Step, StepKind
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.start import StartRecord
-from uenv_builder.model.system import Uarch
+from uenv_builder.model.system import System, Uarch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,8 @@ class PlanInputs:
 
     `added` is sorted by path; `generated` are texts and modes of generated files by path without a leading slash;
     `tools` are the versions of the programs whose output is kept, by kind of step; `components` are those from source,
-    each after what it needs; `start` is what the squashfs has in front.
+    each after what it needs; `start` is what the squashfs has in front. Of a uenv, `spack_file` is the text of
+    spack.yaml, and `system` has the contract that its views start from.
     """
 
     recipe: Recipe
@@ -45,6 +47,8 @@ class PlanInputs:
     tools: Tools
     components: Sequence[PlannedComponent] = ()
     start: StartRecord | None = None
+    spack_file: str = ""
+    system: System | None = None
 
     @property
     def byte_compile(self) -> bool:
@@ -54,6 +58,10 @@ class PlanInputs:
 
 def make_plan(inputs: PlanInputs) -> Plan:
     """The steps of a build, lowest layer first, then the images; the same inputs give the same plan on any machine."""
+    if inputs.lock.spack:
+        layers = uenv_steps(inputs, inputs.lock.spack)
+        steps = [*layers, _squashfs(inputs, layers)]
+        return Plan(id=digest_of([step.id for step in steps]), steps=tuple(steps))
     layers = _base_layers(inputs, inputs.lock.base) if inputs.lock.base else [_userland(inputs)]
     if inputs.lock.python and inputs.byte_compile:
         layers.append(_bytecode(inputs, layers[0]))
@@ -118,14 +126,18 @@ def _finish(inputs: PlanInputs, loader: Step) -> Step:
 
 
 def _images(inputs: PlanInputs, layers: Sequence[Step]) -> list[Step]:
-    squashfs: dict[str, Json] = {"epoch": inputs.lock.epoch, **inputs.recipe.outputs.squashfs.model_dump(mode="json")}
-    if inputs.start:
-        squashfs["start"] = digest_of(start_document(inputs.start))
-    steps = [_step(inputs, "squashfs", "image.squashfs", squashfs, layers)]
+    steps = [_squashfs(inputs, layers)]
     if inputs.recipe.outputs.oci:
         config = asdict(inputs.config)
         steps.append(_step(inputs, "oci", "OCI image layout", {"config": config}, layers))
     return steps
+
+
+def _squashfs(inputs: PlanInputs, layers: Sequence[Step]) -> Step:
+    squashfs: dict[str, Json] = {"epoch": inputs.lock.epoch, **inputs.recipe.outputs.squashfs.model_dump(mode="json")}
+    if inputs.start:
+        squashfs["start"] = digest_of(start_document(inputs.start))
+    return _step(inputs, "squashfs", "image.squashfs", squashfs, layers)
 
 
 def _python(inputs: PlanInputs) -> str:

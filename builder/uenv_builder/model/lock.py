@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from uenv_builder.model.spack_lock import LockedSpack
 from uenv_builder.model.system import Architecture
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -230,9 +231,13 @@ class Lock(_Frozen):
     accelerator: LockedAccelerator | None = None
     build: LockedBuild | None = None
     """Where the recipe has components from source."""
+    spack: LockedSpack | None = None
+    """Of a uenv, which has neither userland nor base."""
 
     @model_validator(mode="after")
     def _one_base(self) -> Self:
+        if self.userland is None and self.base is None and self.spack is not None:
+            return self
         if (self.userland is None) == (self.base is None):
             raise PydanticCustomError("one_base", "it needs either a userland or a base")
         return self

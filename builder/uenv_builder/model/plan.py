@@ -8,7 +8,7 @@ from typing import Literal
 
 StepKind = Literal[
     "userland", "base-layer", "bytecode", "wheel", "build-packages", "component", "debug-symbols", "files", "loader",
-    "finish", "squashfs", "oci",
+    "finish", "spack", "uenv-meta", "squashfs", "oci",
 ]  # fmt: skip
 _NO_LAYERS = {"build-packages", "squashfs", "oci"}
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from uenv_builder.model.spack import Settings, SpackExternal
+
 Machine = Literal["aarch64", "x86_64"]
 """As `uname -m` prints it."""
 Architecture = Literal["arm64", "amd64"]
@@ -114,6 +116,19 @@ class SlurmDefaults(_Frozen):
     """Further options of sbatch, such as `--reservation=tests`."""
 
 
+class SystemSpack(_Frozen):
+    """What Spack has to know of a machine: what lies there already, and how its network is used."""
+
+    externals: dict[str, list[SpackExternal]] = {}
+    """Packages of the machine by name, which are not built."""
+    packages: dict[str, Settings] = {}
+    """Settings of packages, as Spack's packages.yaml has them."""
+    mpi: dict[str, list[str]] = {}
+    """By the name of an MPI, the specs that go with it."""
+    source: str = ""
+    """Where these values were read."""
+
+
 class System(_Frozen):
     """A machine: which uarch its nodes have, what its container hooks do and how jobs start there."""
 
@@ -147,6 +162,8 @@ class System(_Frozen):
     """The host's Slingshot Host Software release, such as 13.1.0; None where the network is another one."""
     hooks: dict[NetworkMode, HookStack] = {}
     """What the host's hooks bring, by network mode."""
+    spack: SystemSpack = SystemSpack()
+    """What Spack takes from the machine when it installs a uenv for it."""
     sources: tuple[str, ...] = ()
     """Where these values were read."""
     reasons: dict[str, Reason] = {}

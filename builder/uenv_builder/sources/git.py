@@ -61,6 +61,20 @@ def fetch_commit(source: GitSource, folder: Path, listener: Listener, *, near: N
     _fetch(source, folder, listener, near=near, depth=0)
 
 
+def resolve_ref(url: str, ref: str) -> str:
+    """The commit that a branch or tag of a repository is now; raises NetworkError where there is none of that name."""
+    done = _git(None, "ls-remote", "--", url, ref, f"{ref}^{{}}")
+    rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
+    # A tag that is an object of its own leads to its commit by the second row; a branch goes before a tag of its name.
+    found = {name: commit for commit, name in rows}
+    for name in (f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"):
+        if name in found:
+            return found[name]
+    reason = _hide(_last_line(done), url) if done.returncode else "it has no branch or tag of that name"
+    raise NetworkError(f"{public(url)}: cannot tell which commit {ref} is: {reason}", rule="download",
+                       hint="write the commit's id into the recipe, or see whether the URL can be reached")  # fmt: skip
+
+
 def write_bundle(repository: Path, commit: str, path: Path) -> None:
     """Write a bundle of this one commit, without those before it, from a repository that has it."""
     with _borrowed(repository, commit) as borrowed:
