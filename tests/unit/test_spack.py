@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from uenv_builder.core.artefacts import spack_sources
 from uenv_builder.model.errors import BuildError, IncompatibleError, LockError, MissingToolError
+from uenv_builder.model.spack import SpackExternal
+from uenv_builder.model.spack_lock import LockedSpack, LockedSpackRepository, LockedSpackSource
 from uenv_builder.sources.spack import (
     FACTS,
     concretize,
@@ -171,3 +174,18 @@ def test_an_activation_is_read_as_the_shell_would(fake):
     assert read_activation(fake({"activate": (0, out, "")}), "tools") == {
         "SPACK_ENV": "/uenv/env", "PATH": "/m/bin:/usr/bin", "A": "b c", "PYTHONPATH": None,
     }  # fmt: skip
+
+
+def test_sources_and_commits_of_the_lock_can_be_mirrored():
+    nodes = read_spack_lock(lock_text(), {"aaa": (
+        LockedSpackSource(url="https://x.example/a.tgz", sha256="a" * 64, place="p"),
+        LockedSpackSource(url="https://x.example/b.git", place="q", unverified="a tag or branch, which may move"),
+    )})  # fmt: skip
+    repository = LockedSpackRepository(name="builtin", path=".", git="https://x.example/p.git", commit="c" * 40)
+    locked = LockedSpack(
+        version="1.3.0", repositories=(repository,), gcc=SpackExternal(spec="gcc@12", prefix="/usr"), asked="0" * 64,
+        lockfile="1" * 64, nodes=nodes,
+    )  # fmt: skip
+    assert [(source.file, source.sha256 or source.commit) for source in spack_sources(locked)] == [
+        ("a.tgz", "a" * 64), ("p.git", "c" * 40),
+    ]  # fmt: skip

@@ -13,8 +13,8 @@ import yaml
 from uenv_builder.app.component_sources import git_folder
 from uenv_builder.app.recipes import LoadedRecipe
 from uenv_builder.app.session import Session
-from uenv_builder.core.digest import digest_of
 from uenv_builder.core.spack_file import REPOSITORIES
+from uenv_builder.core.spack_planning import checkout_id
 from uenv_builder.model.errors import LockError, MissingToolError, RecipeError
 from uenv_builder.model.lock import LockedSource
 from uenv_builder.model.spack import SpackRepository, SpackSection
@@ -98,11 +98,6 @@ def _checkout(session: Session, git: str, commit: str) -> Path:
     with session.listener.task(f"commit {commit[:12]} of {git.rstrip('/').rpartition('/')[2]}"):
         folder = session.store.step(checkout_id(commit), fill, listener=session.listener, label=label)
     return folder / TREE
-
-
-def checkout_id(commit: str) -> str:
-    """The id of the files of a commit in the store."""
-    return digest_of(["checkout", 1, commit])
 
 
 def _repository(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from uenv_builder.core.artefacts import artefacts_of
+from uenv_builder.core.artefacts import artefacts_of, spack_commits
 from uenv_builder.core.component_planning import git_step_id
 from uenv_builder.core.digest import Document
+from uenv_builder.core.spack_planning import checkout_id
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.lock import Lock
 from uenv_builder.model.plan import Plan, Step
@@ -143,7 +144,11 @@ def parse_size(text: str) -> int:
 def commits_of(lock: Lock) -> dict[str, str]:
     """The store's ids of the commits that the lock names, each with the component that it is a source of."""
     components = lock.build.components if lock.build else ()
+    commits = list(spack_commits(lock.spack)) if lock.spack else []
     return {
+        **{git_step_id(source): f"commit {source.file}" for source in commits},
+        **{checkout_id(source.commit or ""): f"files of {source.file}" for source in commits},
+    } | {
         git_step_id(source): f"source of {component.name} {component.version}"
         for component in components
         for source in component.sources

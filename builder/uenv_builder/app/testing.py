@@ -12,6 +12,7 @@ from uenv_builder.app import outputs
 from uenv_builder.app.executing import sandbox_for
 from uenv_builder.app.outputs import BuiltImage, open_sound_build
 from uenv_builder.app.session import Session
+from uenv_builder.app.uenv_sessions import is_uenv
 from uenv_builder.checks import CheckContext, WantedCheck
 from uenv_builder.checks.run import complete_wanted, run_checks
 from uenv_builder.core.lock_file import parse_lock
@@ -46,7 +47,7 @@ def run_report(session: Session, build: BuiltImage) -> Report:
     site = read_site_systems(session.settings.systems)
     context = _context(build, uarch, sandbox, site)
     system = load_system(build.manifest["system"], site)
-    implied = network_checks(build.manifest["network"], system)
+    implied = () if is_uenv(build) else network_checks(build.manifest["network"], system)
     wanted = wanted_checks(build.manifest["checks"], context.lock, implied)
     started = datetime.now(tz=UTC).isoformat(timespec="seconds")
     if problems := sandbox.problems(uarch.machine):
@@ -77,6 +78,7 @@ def _context(build: BuiltImage, uarch: Uarch, sandbox: Sandbox, site: SystemFile
         uarch=uarch,
         env=build.manifest["config"]["env"],
         lock=lock,
+        mount=build.manifest["mount"] if is_uenv(build) else None,
         driver_libraries=system.driver_libraries,
         hook_libraries=system.hook_libraries.get(build.manifest["network"], ()),
         python=f"/usr/bin/python{lock.python.version}" if lock.python else "python3",

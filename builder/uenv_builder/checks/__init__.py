@@ -9,9 +9,11 @@ from uenv_builder.checks.network import NETWORK_CHECKS
 from uenv_builder.checks.python import PYTHON_CHECKS
 from uenv_builder.checks.static import STATIC_CHECKS
 from uenv_builder.checks.torch import TORCH_CHECKS
+from uenv_builder.checks.uenv import UENV_CHECKS
 
 CHECKS: dict[str, CheckKind] = {
-    **STATIC_CHECKS, **COMPONENT_CHECKS, **PYTHON_CHECKS, **TORCH_CHECKS, **MPI_CHECKS, **NETWORK_CHECKS,
+    **STATIC_CHECKS, **UENV_CHECKS, **COMPONENT_CHECKS, **PYTHON_CHECKS, **TORCH_CHECKS, **MPI_CHECKS,
+    **NETWORK_CHECKS,
 }  # fmt: skip
 """All checks that a recipe can name."""
 

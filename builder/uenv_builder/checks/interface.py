@@ -66,6 +66,8 @@ class CheckContext:
     """The image's interpreter, looked up in its PATH."""
     scripts: Mapping[str, Path] = field(default_factory=dict)
     """The check.sh of each component that has one, by the component's name."""
+    mount: str | None = None
+    """Where a uenv is mounted; None for an image with a file system of its own."""
 
 
 Family: TypeAlias = "Callable[[CheckContext, Sequence[WantedCheck]], list[CheckResult]]"

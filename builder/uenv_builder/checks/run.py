@@ -16,6 +16,9 @@ from uenv_builder.system.events import Listener
 
 def complete_wanted(ctx: CheckContext, wanted: Sequence[WantedCheck]) -> list[WantedCheck]:
     """`wanted` and, before it, the checks that every image of this kind has to pass; what the recipe says wins."""
+    if ctx.mount is not None:
+        given = {check.name for check in wanted}
+        return [*(WantedCheck(name=name) for name in ("uenv-views",) if name not in given), *wanted]
     names = [name for name, kind in CHECKS.items() if kind.always]
     names += ["components"] if ctx.scripts else []
     if ctx.lock and ctx.lock.python:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uenv_builder.model.lock import Lock, LockedBase, LockedDeb, LockedSource, LockedWheel
+from uenv_builder.model.spack_lock import LockedSpack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +116,22 @@ def _all_of(lock: Lock) -> Iterator[Artefact]:
             yield from map(artefact_of, component.sources)
             for wheels in component.build_wheels.values():
                 yield from map(artefact_of, wheels)
+    if lock.spack:
+        yield from map(artefact_of, spack_sources(lock.spack))
+
+
+def spack_sources(locked: LockedSpack) -> Iterator[LockedSource]:
+    """What a build with Spack fetches by a hash: files of packages, then the commits of Spack and of package files."""
+    for node in locked.built:
+        for source in node.sources:
+            if source.sha256:
+                yield LockedSource(archive=(source.url,), sha256=source.sha256)
+    yield from spack_commits(locked)
+
+
+def spack_commits(locked: LockedSpack) -> Iterator[LockedSource]:
+    """The commits of Spack and of its package repositories."""
+    places = [(locked.git, locked.commit), *((one.git, one.commit) for one in locked.repositories)]
+    for git, commit in places:
+        if git and commit:
+            yield LockedSource(git=(git,), commit=commit, submodules=False)

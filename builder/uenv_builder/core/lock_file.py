@@ -51,10 +51,14 @@ def recipe_digest(recipe: Recipe, uarch: Uarch, components: Sequence[ChosenCompo
 
 
 def spack_asked(section: SpackSection) -> Json:
-    """What Spack's solver is asked for: views, mirrors and caches change nothing in its answer."""
-    asked: dict[str, Json] = section.model_dump(mode="json", exclude={"mirrors", "build_caches", "cleanup"})
+    """What Spack's solver is asked for: views, mirrors and caches change nothing in its answer. Only what is set
+    counts: a new key makes no lock stale.
+    """
+    asked: dict[str, Json] = section.model_dump(
+        mode="json", exclude={"mirrors", "build_caches", "cleanup", "modules"}, exclude_defaults=True
+    )
     asked["environments"] = {
-        name: environment.model_dump(mode="json", exclude={"views"})
+        name: environment.model_dump(mode="json", exclude={"views"}, exclude_defaults=True)
         for name, environment in section.environments.items()
     }
     return asked

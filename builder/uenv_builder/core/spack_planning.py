@@ -52,3 +52,8 @@ def _meta(inputs: PlanInputs, installed: Step) -> Step:
         "epoch": inputs.lock.epoch,
     }
     return make_step(inputs.tools, "uenv-meta", "views and metadata", options, (installed,))
+
+
+def checkout_id(commit: str) -> str:
+    """The id of the files of a commit in the store."""
+    return digest_of(["checkout", 1, commit])
