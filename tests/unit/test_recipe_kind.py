@@ -54,6 +54,7 @@ def test_the_view_of_module_files_can_be_the_default():
         ("kind: uenv", "kind: both", "missing-key", 1),
         ("kind: uenv", "kind: uenv\nbase: {debian: {suite: trixie}}", "kind", 5),
         ("kind: uenv", "kind: uenv\nmount: /usr", "mount-point", 5),
+        ("kind: uenv", "kind: uenv\npython: {requirements: [numpy]}", "kind", 5),
         ("kind: uenv", "kind: uenv\nmount: /a+b", "mount-point", 5),
         ("kind: uenv", "kind: uenv\ndefault_view: nosuch", "view-unknown", 5),
         ("builtin:", "other:", "missing-key", 8),

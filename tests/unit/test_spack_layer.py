@@ -28,6 +28,7 @@ def make_tree(root, time, umask=0o022):
         "linux/lz4-1.9.4-aaa/.spack/spack-build-env.txt": "export HOME=/somebody",
         "linux/lz4-1.9.4-aaa/.spack/install_environment.json": {"hostname": str(time)},
         "linux/lz4-1.9.4-aaa/bin/lz4": "program",
+        "modules/lz4/1.9.4": f"#%Module1.0\n## Module file created by spack (s) on 2026-11-24 04:33:{10 + time}.7\n",
     }
     for name, content in files.items():
         path = root / name

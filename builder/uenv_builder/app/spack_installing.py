@@ -19,6 +19,7 @@ from uenv_builder.app.spack_sources import place_sources
 from uenv_builder.core.digest import Document
 from uenv_builder.core.planning import PlanInputs
 from uenv_builder.core.spack_file import ENVIRONMENT, OWN_BINARIES, STAGE
+from uenv_builder.core.spack_modules import FILE, module_kinds, modules_file, refresh_words
 from uenv_builder.core.spack_view import uenv_document
 from uenv_builder.layers.uenv_meta import uenv_meta_entries
 from uenv_builder.model.entry import Entry
@@ -91,6 +92,7 @@ class SpackInstaller:
             self._prepare(workspace)
             self._install(workspace)
             self._clean(workspace, recipe)
+            self._write_modules(workspace, recipe)
             views = {name: view for one in section_of(recipe).environments.values() for name, view in one.views.items()}
             yield SpackResult(
                 workspace.tree,
@@ -195,6 +197,19 @@ class SpackInstaller:
         done = workspace.run(["gc", "--yes-to-all", *keep, "--except-environment", ENVIRONMENT])
         if done.returncode != 0:
             refuse(done, "Spack could not remove what nobody needs")
+
+    def _write_modules(self, workspace: SpackWorkspace, recipe: Recipe) -> None:
+        """Have Spack write the module files that the recipe asks for, with settings that nothing else sees."""
+        settings = section_of(recipe).modules
+        if settings is None:
+            return
+        scope = workspace.environment / "modules"
+        scope.mkdir()
+        (scope / FILE).write_text(modules_file(recipe, settings), encoding="utf-8")
+        for kind in module_kinds(settings):
+            done = workspace.run(refresh_words(kind, f"{ENVIRONMENT}/{scope.name}", ENVIRONMENT))
+            if done.returncode != 0:
+                refuse(done, "Spack could not write the module files")
 
     def _activation(self, workspace: SpackWorkspace, view: str) -> Mapping[str, str | None]:
         """With the compilers that Spack built in PATH, where the view asks for them."""

@@ -59,7 +59,7 @@ class PlanInputs:
 def make_plan(inputs: PlanInputs) -> Plan:
     """The steps of a build, lowest layer first, then the images; the same inputs give the same plan on any machine."""
     if inputs.lock.spack:
-        layers = uenv_steps(inputs, inputs.lock.spack)
+        layers = [*uenv_steps(inputs, inputs.lock.spack), *_added_files(inputs)]
         steps = [*layers, _squashfs(inputs, layers)]
         return Plan(id=digest_of([step.id for step in steps]), steps=tuple(steps))
     layers = _base_layers(inputs, inputs.lock.base) if inputs.lock.base else [_userland(inputs)]
@@ -68,13 +68,16 @@ def make_plan(inputs: PlanInputs) -> Plan:
     wheels = {wheel.name: _wheel(inputs, wheel) for wheel in (inputs.lock.python.wheels if inputs.lock.python else ())}
     built = plan_components(inputs.components, inputs.lock, inputs.uarch, inputs.tools, wheels)
     layers += [*wheels.values(), *built.layers]
-    if inputs.added:
-        options: Json = [asdict(content) for content in inputs.added]
-        layers.append(_step(inputs, "files", "files of the recipe", options))
+    layers += _added_files(inputs)
     layers.append(_loader(inputs, layers))
     layers.append(_finish(inputs, layers[-1]))
     steps = [*built.packages, *layers, *_images(inputs, layers)]
     return Plan(id=digest_of([step.id for step in steps]), steps=tuple(steps))
+
+
+def _added_files(inputs: PlanInputs) -> list[Step]:
+    options: Json = [asdict(content) for content in inputs.added]
+    return [_step(inputs, "files", "files of the recipe", options)] if inputs.added else []
 
 
 def _userland(inputs: PlanInputs) -> Step:

@@ -73,6 +73,11 @@ def _parts(recipe: Recipe) -> Iterator[_Wrong]:
                 "kind", ("components",), "components are compiled on a userland of packages, and a uenv has none",
                 "have Spack install it (`spack: environments`), or write `kind: both`",
             )  # fmt: skip
+        if recipe.python.requirements or recipe.pins.pytorch:
+            yield _Wrong(
+                "kind", ("python",) if recipe.python.requirements else ("pins",),
+                "wheels are not installed into a uenv", "name Spack's packages, such as py-numpy, under `specs:`",
+            )  # fmt: skip
     elif recipe.base.empty:
         yield _NO_BASE
     if recipe.kind == "container" and recipe.spack:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from uenv_builder.core.digest import Json, digest_of
 from uenv_builder.core.plan_steps import make_step
+from uenv_builder.core.spack_modules import modules_file
 
 if TYPE_CHECKING:
     from uenv_builder.core.planning import PlanInputs
@@ -23,8 +24,14 @@ def uenv_steps(inputs: PlanInputs, locked: LockedSpack) -> list[Step]:
         "spack.yaml": inputs.spack_file,
         "cleanup": inputs.recipe.spack.cleanup if inputs.recipe.spack else "none",
         "epoch": inputs.lock.epoch,
+        **_modules(inputs),
     })  # fmt: skip
     return [installed, _meta(inputs, installed)]
+
+
+def _modules(inputs: PlanInputs) -> dict[str, Json]:
+    settings = inputs.recipe.spack.modules if inputs.recipe.spack else None
+    return {} if settings is None else {"modules.yaml": modules_file(inputs.recipe, settings)}
 
 
 def _repository(document: Mapping[str, Json]) -> Json:
@@ -47,6 +54,7 @@ def _meta(inputs: PlanInputs, installed: Step) -> Step:
             for environment in (recipe.spack.environments.values() if recipe.spack else ())
             for name, view in environment.views.items()
         },
+        "modules": list(_modules(inputs)),
         "contract": inputs.system.model_dump(mode="json", include={"variables", "networks"}) if inputs.system else None,
         "generated": {path: digest_of(text) for path, (text, _) in inputs.generated.items()},
         "epoch": inputs.lock.epoch,

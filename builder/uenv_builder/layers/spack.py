@@ -17,11 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from uenv_builder.core.spack_modules import VIEW, without_time
 from uenv_builder.layers.made_entries import make_file, make_folder, make_link, with_parents
 from uenv_builder.model.entry import Entry
 from uenv_builder.model.errors import BuildError
 
 _DATABASE = ".spack-db"
+_MODULES = f"{VIEW}/"
 _LEFT_OUT = re.compile(
     r"(.*/)?\.spack/([^/]+/)?(spack-build-.*out\.txt(\.gz)?|spack-build-env(-mods)?\.txt|install_environment\.json"
     r"|binary_distribution|errors\.txt|install_times\.json|archived-files(/.*)?)"
@@ -52,6 +54,8 @@ def spack_entries(tree: Path, *, epoch: int, prefix: str = "") -> Iterator[Entry
         elif not stat.S_ISREG(status.st_mode):
             raise BuildError(f"{path}: is neither a file nor a folder nor a link", rule="spack-tree",
                              hint="an image cannot have it: see which package installs it")  # fmt: skip
+        elif path.startswith(_MODULES):
+            yield replace(make_file(place, without_time((tree / path).read_bytes())), mtime=epoch)
         elif (edit := _editor(path)) is not None:
             yield replace(make_file(place, _edited(tree, path, edit, epoch)), mtime=epoch)
         else:
