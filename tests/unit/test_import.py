@@ -11,7 +11,7 @@ import yaml
 from golden_files import check_golden
 
 from made_stackinator import V1, V2, write_recipe
-from uenv_builder.app import importing, stackinator_building
+from uenv_builder.app import stackinator_building
 from uenv_builder.app.importing import import_recipe
 from uenv_builder.app.recipes import find_recipe, is_stackinator_recipe, load_recipe
 from uenv_builder.model.errors import IncompatibleError, RecipeError, UsageError
@@ -234,4 +234,3 @@ def test_build_without_a_site_command_says_what_is_lost(here):
 def test_a_recipe_of_ours_is_not_imported(here):
     source = write_recipe(here / "source", {**V2, "recipe.yaml": "name: x\n"})
     assert not is_stackinator_recipe(source)
-    assert importing.RECIPE == "recipe.yaml"

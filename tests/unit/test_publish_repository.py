@@ -15,8 +15,6 @@ from uenv_builder.app.publishing import prepare_publication
 from uenv_builder.app.session import Session
 from uenv_builder.model.errors import BuildError, CheckError, InconclusiveError, LockError, UsageError
 
-SCHEMA = Path(__file__).parents[1] / "golden/uenv-repository-schema.txt"
-
 
 def add(build: Path, repository: Path, *, label=None, untested=None, move=False):
     publication = prepare_publication(build, label=label, untested=untested, move=move)
