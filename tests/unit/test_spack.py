@@ -11,6 +11,7 @@ from uenv_builder.model.spack_lock import LockedSpack, LockedSpackRepository, Lo
 from uenv_builder.sources.spack import (
     FACTS,
     concretize,
+    failed_packages,
     first_cause,
     read_activation,
     read_sources,
@@ -189,3 +190,17 @@ def test_sources_and_commits_of_the_lock_can_be_mirrored():
     assert [(source.file, source.sha256 or source.commit) for source in spack_sources(locked)] == [
         ("a.tgz", "a" * 64), ("p.git", "c" * 40),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bzip2@1.0.8/inugej36n2: /uenv/stage/root/spack-stage-bzip2.log",
+        "==> Error: bzip2@1.0.8/inugej36n2: /uenv/stage/root/spack-stage-bzip2.log",
+        "[x] inugej3 bzip2@1.0.8 failed: /uenv/stage/root/spack-stage-bzip2.log (1s)",
+    ],
+)
+def test_the_log_of_a_failed_package_is_found(line):
+    assert failed_packages(f"noise\n==> Error: The following packages failed to install:\n{line}\n") == {
+        "bzip2@1.0.8": "/uenv/stage/root/spack-stage-bzip2.log"
+    }

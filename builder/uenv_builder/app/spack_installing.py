@@ -28,7 +28,14 @@ from uenv_builder.model.image import Layer
 from uenv_builder.model.recipe import Recipe
 from uenv_builder.model.spack_lock import LockedSpack
 from uenv_builder.model.system import Uarch
-from uenv_builder.sources.spack import first_cause, read_activation, read_version, refuse, require_machine
+from uenv_builder.sources.spack import (
+    failed_packages,
+    first_cause,
+    read_activation,
+    read_version,
+    refuse,
+    require_machine,
+)
 from uenv_builder.system.files import remove_tree
 from uenv_builder.system.process import Completed
 
@@ -36,7 +43,6 @@ ACTIVATIONS = "activations.json"
 """Beside the layer: what activating each view does."""
 _INSTALLED = re.compile(r"\[\+\] (\S+) (\S+) /\S+")
 _OLD_INSTALLED = re.compile(r"==> (\S+): Successfully installed (\S+)")
-_FAILED = re.compile(r"(?:==> Error: )?\s*(?:\[x\] \S+ )?([A-Za-z0-9_.-]+@[^\s/:]+)(?:[/-]\S+)?: (/\S+)")
 _TAIL = 15
 
 
@@ -127,7 +133,7 @@ class SpackInstaller:
         total = len(self.locked.built)
         title = f"installing {total} packages with Spack"
         words = ["-e", ENVIRONMENT, "install", "-j", str(self.session.jobs), "--only-concrete",
-                 "--use-buildcache", "auto"]  # fmt: skip
+                 "--use-buildcache", "auto", "--include-build-deps"]  # fmt: skip
         with self.session.listener.task(title):
             done = workspace.run(words, hear=self._tell)
         self._keep_binaries(workspace)
@@ -148,8 +154,7 @@ class SpackInstaller:
             self.session.listener.note(f"Spack's packages were not kept for the next build: {first_cause(done)}")
 
     def _failure(self, done: Completed, workspace: SpackWorkspace) -> BuildError:
-        told = f"{done.stdout}\n{done.stderr}"
-        failed = {match[1]: match[2] for line in told.splitlines() if (match := _FAILED.match(line))}
+        failed = failed_packages(f"{done.stdout}\n{done.stderr}")
         logs = {name: self._log(place, workspace) for name, place in failed.items()}
         found = [(name, log) for name, log in logs.items() if log is not None]
         if not found:

@@ -30,6 +30,7 @@ _ERROR = "==> Error: "
 _SOLVER = "following reasons:"
 _EXPORT = re.compile(r"export ([A-Za-z_][A-Za-z0-9_]*)=(.*?);?$")
 _UNSET = re.compile(r"unset ([A-Za-z_][A-Za-z0-9_]*);?$")
+_FAILED = re.compile(r"(?:==> Error: )?(?:\[x\] \S+ )?([A-Za-z0-9_.-]+@[^\s/:]+)(?:/\S+| failed): (/\S+)")
 _NUMBERED = re.compile(r"\s*\d+\.\s")
 _NEEDED = "spack lock files of versions 6 and 7 are read: use a released Spack from 1.0 on"
 
@@ -111,6 +112,11 @@ def first_cause(done: Completed) -> str:
         return (text.splitlines() or [f"exit {done.returncode}"])[-1]
     lines = [line for line in told.split("\n==>", 1)[0].splitlines() if line.strip()]
     return "\n    ".join(lines[:_CAUSES]) + ("\n    ..." if len(lines) > _CAUSES else "")
+
+
+def failed_packages(text: str) -> dict[str, str]:
+    """The packages that Spack says it could not install, as NAME@VERSION, each with the path of its log."""
+    return {match[1]: match[2] for line in text.splitlines() if (match := _FAILED.match(line))}
 
 
 def solver_causes(text: str) -> list[str]:
