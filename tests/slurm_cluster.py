@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NODES = ("n1", "n2", "n3")
-"""The first two are the usual partition, the third is for what takes long."""
+"""The first two are the usual partition, the third is for what takes long, and has a folder that others do not see."""
+OWN = "of-n3"
+"""This folder of the cluster's is another one on n3, where the system lets us mount one."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "salloc", "scontrol", "sinfo", "sbatch")
 CONFIGURATION = """\
 ClusterName=test
@@ -65,7 +68,7 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
     """Start it; gives the variables that clients need. All that it started is dead afterwards."""
-    for name in ("state", *(f"spool.{node}" for node in NODES)):
+    for name in ("state", OWN, *(f"spool.{node}" for node in NODES)):
         (folder / name).mkdir()
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     configuration = folder / "slurm.conf"
@@ -83,7 +86,7 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
     commands = [
         [*bound, *munge],
         [*bound, "slurmctld", "-D"],
-        *([*bound, "slurmd", "-D", "-N", node] for node in NODES),
+        *([*bound, *with_own_folder(node, folder), "slurmd", "-D", "-N", node] for node in NODES),
     ]
     processes = []
     try:
@@ -108,6 +111,20 @@ def running_cluster(folder: Path) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def with_own_folder(node: str, folder: Path) -> list[str]:
+    """The beginning of a command that gives n3, in a mount namespace of its own, a file system that is its own."""
+    if node != NODES[-1] or not can_mount():
+        return []
+    mount = f'mount -t tmpfs none {shlex.quote(str(folder / OWN))} && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
+
+
+def can_mount() -> bool:
+    """Whether we may mount in a namespace of our own."""
+    command = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def wait_for_file(path: Path) -> None:

@@ -87,6 +87,14 @@ def make_small_recipes(place: Path, *, size: int = 400_000) -> SmallRecipes:
     return SmallRecipes(recipes["alpha"], recipes["beta"], mirror, config)
 
 
+def make_broken_recipe(place: Path, mirror: Path, name: str = "gamma") -> Path:
+    """A recipe like those, below `place`: one of its wheels is as long and has the sha256 that its lock says, but is no
+    archive.
+    """
+    debs = {each: _deb(place, each, 4000) for each in ("base-files", "python3", "libc6")}
+    return _recipe(place / "recipes" / name, mirror, debs, {f"own-{name}": b"no archive" * 100})
+
+
 def _content(name: str, size: int) -> bytes:
     return random.Random(name).randbytes(size // 2) + f"{name}\n".encode() * (size // 2 // (len(name) + 1))
 

@@ -24,6 +24,7 @@ from uenv_builder.commands.slurm_options import (
     TimeOption,
     WaitOption,
     batch_options,
+    refuse_without_slurm,
 )
 from uenv_builder.core.allreduce.comparison import DEFAULT_TOLERANCE
 from uenv_builder.model.errors import UsageError
@@ -114,7 +115,7 @@ def check_image(
     """Run the checks of a build inside its image again, or the all-reduce that proves it; and write the report."""
     options = batch_options(account, partition, constraint, time, slurm_option)
     by_slurm = launcher is LauncherName.slurm
-    _refuse_without_slurm(options, wait, by_slurm=by_slurm or resume is not None)
+    refuse_without_slurm(options, wait, by_slurm=by_slurm or resume is not None)
     if resume is not None:
         with Run(as_json=as_json, quiet=quiet, verbose=verbose) as run:
             return _resume(run, resume, image, wait)
@@ -181,11 +182,6 @@ def _resume(run: Run, job: str, image: Path | None, wait: float | None) -> int:
 def _show(run: Run, report: Report, folder: Path) -> int:
     run.show({**report_document(report), "folder": str(folder)}, [*summary_lines(report), f"report: {folder}"])
     return exit_code_of(report)
-
-
-def _refuse_without_slurm(options: BatchOptions, wait: float | None, *, by_slurm: bool) -> None:
-    if not by_slurm and (options != BatchOptions() or wait is not None):
-        raise UsageError("options of a job are for --launcher slurm", hint="add it, or leave them out")
 
 
 def _refuse(given: dict[str, object]) -> None:

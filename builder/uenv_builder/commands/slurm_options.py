@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from uenv_builder.app.batch.options import BatchOptions
+from uenv_builder.model.errors import UsageError
 
 
 class LauncherName(StrEnum):
@@ -54,3 +56,11 @@ def batch_options(
     return BatchOptions(
         account=account, partition=partition, constraint=constraint, time=limit, further=tuple(further or ())
     )
+
+
+def refuse_without_slurm(
+    options: BatchOptions, wait: float | None, report: Path | None = None, *, by_slurm: bool
+) -> None:
+    """Raise UsageError for options of a job where there is none."""
+    if not by_slurm and (options != BatchOptions() or wait is not None or report is not None):
+        raise UsageError("options of a job are for --launcher slurm", hint="add it, or leave them out")

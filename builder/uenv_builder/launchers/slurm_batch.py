@@ -121,7 +121,7 @@ def _firmer(counted: Mapping[str, JobState], known: Mapping[str, JobState]) -> d
 
 def find_job(name: str) -> str | None:
     """The number of the job of that name, where squeue knows one."""
-    asked = _ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A"])
+    asked = _ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%F"])
     number = _NUMBER.match(asked.stdout.strip()) if asked else None
     return number[0] if number else None
 

@@ -23,12 +23,12 @@ FAULTS: Mapping[str, str] = {
 }
 """Ends that say nothing of the image, in words."""
 REMEDIES: Mapping[str, str] = {
-    "NODE_FAIL": "test again; leave the node out with --slurm-option=--exclude=NODE",
-    "BOOT_FAIL": "test again; leave the node out with --slurm-option=--exclude=NODE",
-    "TIMEOUT": "ask for more with --time, or let the programs take less with --limit",
-    "PREEMPTED": "test again, in a partition or quality of service that is not preempted",
-    "CANCELLED": "test again; whoever may end your jobs has ended this one",
-    "OUT_OF_MEMORY": "ask for more with --slurm-option=--mem=0, or for fewer ranks with --ntasks-per-node",
+    "NODE_FAIL": "try again; leave the node out with --slurm-option=--exclude=NODE",
+    "BOOT_FAIL": "try again; leave the node out with --slurm-option=--exclude=NODE",
+    "TIMEOUT": "ask for more with --time, or let a test's programs take less with --limit",
+    "PREEMPTED": "try again, in a partition or quality of service that is not preempted",
+    "CANCELLED": "try again; whoever may end your jobs has ended this one",
+    "OUT_OF_MEMORY": "ask for more with --slurm-option=--mem=0, or do less at once: --ntasks-per-node, --jobs",
 }
 _OOM = re.compile(r"oom[-_]kill event|: Out Of Memory")
 
@@ -58,7 +58,7 @@ class JobState:
     @property
     def remedy(self) -> str:
         """What to do about a fault."""
-        return REMEDIES.get(self.name, "test again")
+        return REMEDIES.get(self.name, "try again")
 
 
 def read_squeue(lines: Iterable[str]) -> dict[str, JobState]:

@@ -15,6 +15,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
@@ -136,6 +137,22 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 def write_json(path: Path, document: object) -> None:
     """Write `document` as JSON with sorted keys, indented, with a newline at its end."""
     write_text(path, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def make_new_folder(place: Path, stem: str) -> Path:
+    """Make a folder below `place` that nobody else has: `stem`, or `stem` with the first number that is free."""
+    with explained(place):
+        place.mkdir(parents=True, exist_ok=True)
+        names = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
+        return next(place / name for name in names if _is_made(place / name))
+
+
+def _is_made(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager

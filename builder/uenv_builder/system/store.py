@@ -7,6 +7,7 @@
     logs/NAME-abcd.log            what compilers printed where a component did not build; clean-ups remove old ones
     users/USER.json               a process at work, and what it refers to
     roots/....json                a build's folder or a lock, and what it refers to
+    shared/NAME                   the word by which a job of Slurm proves that its node sees this store
     locks/                        empty files that processes hold locks on
     index.json                    sizes, remembered; may be removed
 

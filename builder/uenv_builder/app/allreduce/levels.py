@@ -6,7 +6,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 
 from uenv_builder.app.allreduce.engines import Engine, Place, choose_engine
@@ -24,7 +23,7 @@ from uenv_builder.launchers import Launcher, LocalLauncher, SlurmLauncher, is_el
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.report import HOST_LEVELS, CheckResult, Level, Report
 from uenv_builder.system import report_files
-from uenv_builder.system.files import explained
+from uenv_builder.system.files import explained, make_new_folder
 from uenv_builder.system.site_systems import read_site_systems
 
 DEFAULT_LIMIT = 600.0
@@ -112,20 +111,7 @@ def make_report_folder(build: BuiltImage, level: str, asked: Path | None, starte
         with explained(asked):
             asked.mkdir(parents=True, exist_ok=True)
         return asked
-    place = build.folder / TESTS
-    with explained(place):
-        place.mkdir(exist_ok=True)
-        stem = f"{level}-{started:%Y%m%dT%H%M%SZ}"
-        names = (f"{stem}-{number}" if number > 1 else stem for number in count(1))
-        return next(place / name for name in names if _make_new(place / name))
-
-
-def _make_new(folder: Path) -> bool:
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    return True
+    return make_new_folder(build.folder / TESTS, f"{level}-{started:%Y%m%dT%H%M%SZ}")
 
 
 def check_request(request: LevelRequest) -> None:

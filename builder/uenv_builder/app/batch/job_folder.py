@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from uenv_builder.app.session import Session
 from uenv_builder.core.logs.failures import printable
 from uenv_builder.launchers.slurm_batch import LOG, BatchJob, cancel, find_job, folder_of, submit
+from uenv_builder.launchers.slurm_states import JobState, tells_out_of_memory
 from uenv_builder.model.errors import InconclusiveError, UsageError
 from uenv_builder.system.files import write_json, write_text
 
 RECORD, SCRIPT, NUMBER, EXIT_CODE = "job.json", "job.sh", "job-id", "exit-code"
 _FORMAT = 1
 _TAIL_BYTES, _TAIL_LINES = 8192, 12
+_LOG_BYTES = 1 << 20
+_LATE_SECONDS = 10.0
 # The last two files appear whole or not at all: a job may be killed at any moment.
 _SCRIPT = """\
 #!/bin/sh
@@ -126,6 +131,16 @@ def exit_code_left(folder: Path) -> int | None:
         return None
 
 
+def wait_for_code(folder: Path, *, ended: bool) -> int | None:
+    """As `exit_code_left`; where the job has `ended` by itself, the file is waited for: parallel file systems show a
+    file of another node late.
+    """
+    deadline = time.monotonic() + (_LATE_SECONDS if ended else 0)
+    while (code := exit_code_left(folder)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return code
+
+
 def log_tail(folder: Path) -> tuple[str, ...]:
     """The last lines that the job printed."""
     path = folder / LOG
@@ -135,3 +150,32 @@ def log_tail(folder: Path) -> tuple[str, ...]:
         file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
     return tuple(printable(line) for line in lines[-_TAIL_LINES:])
+
+
+class Telling:
+    """Tells each change of a job, or of each of its tasks, once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._told: dict[str, str] = {}
+
+    def __call__(self, states: Mapping[str, JobState]) -> None:
+        """Tell what is new in `states`."""
+        for job, state in states.items():
+            where = f" on {state.nodes}" if state.nodes else ""
+            why = f" ({state.reason})" if state.reason not in {"", "None"} else ""
+            text = f"job {job} is {state.name.lower()}{where}{why}"
+            if text != self._told.get(job):
+                self._session.listener.note(text)
+            self._told[job] = text
+
+
+def trouble_of(folder: Path, state: JobState | None) -> str:
+    """What ended the job, where that is no fault of what ran in it; empty else."""
+    if state and state.fault:
+        return state.fault
+    for path in sorted(folder.glob("*.log")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if tells_out_of_memory(file.read(_LOG_BYTES)):
+                return JobState("OUT_OF_MEMORY", state.nodes if state else "", f"see {path.name}").fault
+    return ""

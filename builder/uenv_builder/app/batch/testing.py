@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 import secrets
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +14,12 @@ from uenv_builder.app.allreduce.allocation import gpus_needed, seconds_needed
 from uenv_builder.app.allreduce.levels import LevelRequest, check_request, make_report_folder
 from uenv_builder.app.batch.job_folder import (
     JobRecord,
-    exit_code_left,
+    Telling,
     find_record,
     log_tail,
     submit_recorded,
+    trouble_of,
+    wait_for_code,
     write_script,
 )
 from uenv_builder.app.batch.options import options_for
@@ -27,7 +28,7 @@ from uenv_builder.app.reports import exit_code_of
 from uenv_builder.app.session import Session
 from uenv_builder.core.systems import load_system, load_uarchs
 from uenv_builder.launchers.slurm_batch import BatchJob, BatchOptions, bad_nodes, cancel, wait, with_gpus
-from uenv_builder.launchers.slurm_states import JobState, tells_out_of_memory
+from uenv_builder.launchers.slurm_states import JobState
 from uenv_builder.model.errors import UsageError
 from uenv_builder.model.report import CheckResult, Report
 from uenv_builder.system import report_files
@@ -36,9 +37,6 @@ from uenv_builder.system.site_systems import read_site_systems
 CHECK = "slurm-job"
 _IMAGE_SECONDS = 1800.0
 """For the checks of a build; their own limits are shorter."""
-_LATE_SECONDS = 10.0
-"""How long after its job's end a file may come to be seen on a parallel file system."""
-_LOG_BYTES = 1 << 20
 _OWN_CODES = range(1, 10)
 """With which our commands end by themselves; larger ones are signals."""
 
@@ -116,28 +114,11 @@ def _wait_and_collect(session: Session, record: JobRecord, folder: Path, patienc
     return collect(session, record, folder, states.get(job))
 
 
-class Telling:
-    """Tells each change of a job once."""
-
-    def __init__(self, session: Session) -> None:
-        self._session, self._last = session, ""
-
-    def __call__(self, states: Mapping[str, JobState]) -> None:
-        """Tell what is new in `states`."""
-        for job, state in states.items():
-            where = f" on {state.nodes}" if state.nodes else ""
-            why = f" ({state.reason})" if state.reason not in {"", "None"} else ""
-            text = f"job {job} is {state.name.lower()}{where}{why}"
-            if text != self._last:
-                self._session.listener.note(text)
-            self._last = text
-
-
 def collect(session: Session, record: JobRecord, folder: Path, state: JobState | None) -> Collected:
     """The report of a job that has ended, with what Slurm says of it: no verdict on the image comes from the nodes."""
-    code = _exit_code(folder, state)
+    code = wait_for_code(folder, ended=state is not None and state.name == "COMPLETED")
     report = _report_left(folder)
-    trouble = _trouble(folder, state)
+    trouble = trouble_of(folder, state)
     drained = bad_nodes(state.nodes if state else "")
     for node in drained:
         session.listener.note(f"out of use: {node}")
@@ -154,30 +135,11 @@ def collect(session: Session, record: JobRecord, folder: Path, state: JobState |
     return Collected(report=report, folder=folder, exit_code=told or exit_code_of(report))
 
 
-def _exit_code(folder: Path, state: JobState | None) -> int | None:
-    """The code that the job left. Where Slurm says that the job ended by itself, the file is waited for."""
-    deadline = time.monotonic() + (_LATE_SECONDS if state and state.name == "COMPLETED" else 0)
-    while (code := exit_code_left(folder)) is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return code
-
-
 def _report_left(folder: Path) -> Report | None:
     try:
         return report_files.read_report(folder / REPORT)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _trouble(folder: Path, state: JobState | None) -> str:
-    """What ended the job, where that is no fault of the image."""
-    if state and state.fault:
-        return state.fault
-    for path in sorted(folder.glob("*.log")):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            if tells_out_of_memory(file.read(_LOG_BYTES)):
-                return JobState("OUT_OF_MEMORY", state.nodes if state else "", f"see {path.name}").fault
-    return ""
 
 
 def _excuse(result: CheckResult, fault: str, state: JobState | None) -> CheckResult:
