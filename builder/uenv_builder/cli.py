@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "explain": ("explain", "explain"),
     "doctor": ("examine", "examine"),
     "new": ("new", "start_recipe"),
+    "ci": ("ci", "app"),
     "cache": ("cache", "app"),
     "mirror": ("mirror", "mirror"),
 }

@@ -16,8 +16,11 @@ from uenv_builder.system.files import sha256_of
 from uenv_builder.system.templates import read_template
 
 
-def plan_sources(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> tuple[PlannedComponent, ...]:
-    """The recipe's components as this machine builds them: by a cross compiler where that is allowed and needed.
+def plan_sources(
+    loaded: LoadedRecipe, uarch: Uarch, lock: Lock, *, machine: str | None = None
+) -> tuple[PlannedComponent, ...]:
+    """The recipe's components as a `machine` (of `uname -m`; None: this one) builds them: by a cross compiler where
+    that is allowed and needed.
 
     Raises RecipeError where a template cannot be rendered.
     """
@@ -26,7 +29,7 @@ def plan_sources(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> tuple[Planne
     planned = []
     for component in chosen:
         folder = loaded.components.folders[component.name]
-        crossed_on = _crossed_on(component, uarch)
+        crossed_on = _crossed_on(component, uarch, machine or platform.machine())
         patches = {name: sha256_of(folder / name) for name in component.source.patches}
         needs = {name: versions[name] for name in component.needs}
         script = _render(loaded, component, folder, machine=uarch.machine, cross=crossed_on is not None, versions=needs)
@@ -34,8 +37,7 @@ def plan_sources(loaded: LoadedRecipe, uarch: Uarch, lock: Lock) -> tuple[Planne
     return tuple(planned) if lock.build else ()
 
 
-def _crossed_on(component: ChosenComponent, uarch: Uarch) -> str | None:
-    machine = platform.machine()
+def _crossed_on(component: ChosenComponent, uarch: Uarch, machine: str) -> str | None:
     return None if machine == uarch.machine or not component.recipe.cross else ARCHITECTURES.get(machine)
 
 

@@ -45,8 +45,10 @@ class Prepared:
         return self.loaded.recipe
 
 
-def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
-    """Compose environment, generated files and plan; the same recipe, files and lock give the same plan anywhere."""
+def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock, *, machine: str | None = None) -> Prepared:
+    """Compose environment, generated files and plan; the same recipe, files and lock give the same plan anywhere, but
+    for components that are compiled: their steps name the `machine` that does it (None: this one).
+    """
     contents, sources = added_contents(loaded)
     config = image_config(loaded.recipe, selection, lock)
     options = squashfs_options(loaded.recipe)
@@ -63,7 +65,7 @@ def prepare(loaded: LoadedRecipe, selection: Selection, lock: Lock) -> Prepared:
         generated=recipe_files(loaded, selection.uarch, lock, spack_file) if lock.spack else etc_files(config),
         spack_file=spack_file,
         system=selection.system if lock.spack else None,
-        components=plan_sources(loaded, selection.uarch, lock),
+        components=plan_sources(loaded, selection.uarch, lock, machine=machine),
         start=read_start(loaded, selection.uarch.name),
         tools={**dict.fromkeys(_LAYERS, layer_tools), "squashfs": {"writer": linker_version()}},
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,8 +48,9 @@ class Engine(StrEnum):
 
 
 def check(
-    target: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A recipe as for build, an EDF file, or a batch script.")
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="A recipe as for build, an EDF file, or a batch script; or several."),
     ] = None,
     *,
     system: Annotated[
@@ -76,43 +78,63 @@ def check(
 
         print_json(editor_schema())
         return 0
-    if target is None:
+    if not targets:
         raise UsageError("FILE is missing", hint="name a folder with a recipe.yaml, as in: uenv check recipes/mine/1.0")
+    options = Options(system, _mode(network), dialect, host_env=host_env)
+    checked = [_check_one(target, options) for target in targets]
+    _show(Format.json if as_json else form, checked)
+    return _exit_code([finding for one in checked for finding in one.findings])
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is said of all files."""
+
+    system: str | None
+    network: NetworkMode | None
+    dialect: Engine | None
+    host_env: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One file, what JSON says of it, and what was found in it."""
+
+    file: str
+    about: Document
+    findings: Sequence[Diagnostic]
+
+
+def _check_one(target: str, options: Options) -> Checked:
     kind = kind_of(Path(target))
-    if kind != "edf" and (dialect or host_env):
+    if kind != "edf" and (options.dialect or options.host_env):
         raise UsageError("--dialect and --host-env are for EDF files, whose names end in .toml")
-    if kind == "recipe" and (system or network):
+    if kind == "recipe" and (options.system or options.network):
         raise UsageError(
             "--system and --network are for EDF files and batch scripts: a recipe says itself what it is for"
         )
     if kind == "edf":
-        about: Document = {"edf": target}
-        findings = _find_in_edf(Path(target), dialect, system=system, network=network, host_env=host_env)
-        file = target
-    elif kind == "script":
-        file, about, findings = target, {"batch_script": target}, _find_in_script(Path(target), system, network)
-    else:
-        file, about, findings = _find_in_recipe(target)
-    _show(Format.json if as_json else form, file, about, findings)
-    return _exit_code(findings)
+        return Checked(target, {"edf": target}, _find_in_edf(Path(target), options))
+    if kind == "script":
+        return Checked(target, {"batch_script": target}, _find_in_script(Path(target), options))
+    return _find_in_recipe(target)
 
 
-def _find_in_edf(
-    path: Path, engine: Engine | None, *, system: str | None, network: str | None, host_env: bool
-) -> Sequence[Diagnostic]:
+def _find_in_edf(path: Path, options: Options) -> Sequence[Diagnostic]:
     from uenv_builder.app.edf_checking import EdfOptions, find_in_edf
 
-    dialect: Dialect = "sarus" if engine is Engine.sarus else "ce"
-    return find_in_edf(path, EdfOptions(dialect=dialect, system=system, network=_mode(network), host_env=host_env))
+    dialect: Dialect = "sarus" if options.dialect is Engine.sarus else "ce"
+    asked = EdfOptions(dialect=dialect, system=options.system, network=options.network, host_env=options.host_env)
+    return find_in_edf(path, asked)
 
 
-def _find_in_script(path: Path, system: str | None, network: str | None) -> Sequence[Diagnostic]:
+def _find_in_script(path: Path, options: Options) -> Sequence[Diagnostic]:
     from uenv_builder.app.script_checking import ScriptOptions, find_in_script
 
-    return find_in_script(path, ScriptOptions(system=system, network=_mode(network)))
+    return find_in_script(path, ScriptOptions(system=options.system, network=options.network))
 
 
-def _find_in_recipe(target: str) -> tuple[str, Document, Sequence[Diagnostic]]:
+def _find_in_recipe(target: str) -> Checked:
     from uenv_builder.app.checking import find_in_recipe
     from uenv_builder.app.lock_files import fresh_locks
     from uenv_builder.app.recipes import find_recipe, load_recipe
@@ -122,11 +144,11 @@ def _find_in_recipe(target: str) -> tuple[str, Document, Sequence[Diagnostic]]:
     try:
         loaded = load_recipe(path)
     except RecipeError as error:
-        return str(path), {"recipe": str(path)}, error.diagnostics
+        return Checked(str(path), {"recipe": str(path)}, error.diagnostics)
     targets = [f"{entry.system}%{entry.uarch}" for entry in loaded.recipe.targets]
     locks, unfit = fresh_locks(loaded)
     findings = [*unfit, *find_in_recipe(loaded, locks)]
-    return str(path), {"recipe": str(path), "targets": targets, "locked": list(locks)}, findings
+    return Checked(str(path), {"recipe": str(path), "targets": targets, "locked": list(locks)}, findings)
 
 
 def _mode(network: str | None) -> NetworkMode | None:
@@ -135,18 +157,25 @@ def _mode(network: str | None) -> NetworkMode | None:
     raise UsageError(f'unknown network mode "{network}"', hint=f"known: {', '.join(NETWORK_MODES)}")
 
 
-def _show(form: Format, file: str, about: Document, findings: Sequence[Diagnostic]) -> None:
+def _show(form: Format, checked: Sequence[Checked]) -> None:
+    findings = [finding for one in checked for finding in one.findings]
     if form is Format.json:
-        print_json({**about, "diagnostics": [to_document(finding) for finding in findings]})
+        documents = [_document(one) for one in checked]
+        print_json(documents[0] if len(documents) == 1 else {"checked": documents})
     elif form is Format.sarif:
         print_json(to_sarif(findings, version=__version__, root=str(Path.cwd())))
     elif form is Format.junit:
-        sys.stdout.write(to_junit(findings, files=[file]))
+        sys.stdout.write(to_junit(findings, files=[one.file for one in checked]))
     complain(findings, as_json=False)
-    if form is Format.text and _exit_code(findings) == 0:
-        targets = about.get("targets")
-        suffix = f" ({', '.join(targets)})" if targets else ""
-        sys.stdout.write(f"{file}: ok{suffix}\n")
+    for one in checked if form is Format.text else ():
+        if _exit_code(one.findings) == 0:
+            targets = one.about.get("targets")
+            suffix = f" ({', '.join(targets)})" if targets else ""
+            sys.stdout.write(f"{one.file}: ok{suffix}\n")
+
+
+def _document(one: Checked) -> Document:
+    return {**one.about, "diagnostics": [to_document(finding) for finding in one.findings]}
 
 
 def _exit_code(findings: Sequence[Diagnostic]) -> int:

@@ -10,6 +10,7 @@ import typer
 
 from uenv_builder.app.building import default_output
 from uenv_builder.app.plans import Outlook, look_ahead
+from uenv_builder.app.preparing import prepare
 from uenv_builder.commands.run import Run, prepare_target
 from uenv_builder.commands.shared import (
     DebugOption,
@@ -35,12 +36,23 @@ def plan(
     ] = None,
     uarch: UarchOption = None,
     system: SystemOption = None,
+    on_target: Annotated[
+        bool,
+        typer.Option("--on-target", help="The plan of a machine of the target's type, where components are native."),
+    ] = False,
+    only_id: Annotated[bool, typer.Option("--id", help="Print the plan's id alone.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
     """Show the steps that a build takes, which results the store already has, and why it does not have the others."""
     with Run(as_json=as_json, quiet=True) as run:
         prepared = prepare_target(run, recipe, label, uarch=uarch, system=system, locked=True)
+        if on_target:
+            machine = prepared.selection.uarch.machine
+            prepared = prepare(prepared.loaded, prepared.selection, prepared.lock, machine=machine)
+        if only_id and not as_json:
+            run.show({}, [prepared.plan.id])
+            return
         folder = output or default_output(prepared)
         outlook = look_ahead(run.session, prepared, folder)
         run.show(outlook.document(), [*_step_lines(outlook), *_closing_lines(outlook, folder)])
