@@ -6,13 +6,20 @@ import base64
 import hashlib
 import io
 import json
+import os
 import random
+import re
+import subprocess
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from made_debs import folder, make_deb, member, symlink
+from python_image import PYTHON, copy_python
 from uenv_builder.app.recipes import load_recipe
 from uenv_builder.core.lock_file import dump_lock, recipe_digest
 from uenv_builder.core.systems import load_uarchs
@@ -24,21 +31,26 @@ name: {name}
 version: "1.0"
 description: Shares layers with another one
 targets:
-  - system: generic-x86_64
+  - system: {system}
     uarch: x86_64
 base:
   debian:
-    suite: trixie
+    suite: {suite}
     essential: false
     packages: [python3]
 pins:
-  python: "3.13"
+  python: "{python}"
 python:
   byte_compile: false
   requirements: [{requirements}]
 env:
   DEMO: {name}
+checks: {checks}
 """
+
+
+SUITES = {"3.11": "bookworm", "3.13": "trixie"}
+"""Of Debian, by the Python that it has."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,43 @@ def make_broken_recipe(place: Path, mirror: Path, name: str = "gamma") -> Path:
     return _recipe(place / "recipes" / name, mirror, debs, {f"own-{name}": b"no archive" * 100})
 
 
+def make_python_recipe(
+    place: Path, mirror: Path, name: str, *, system: str = "generic-x86_64", checks: str = "{}"
+) -> Path:
+    """A recipe at `place` for an image with this machine's own Python, which runs; all is locked, and in `mirror`.
+
+    `checks` is what the recipe says below that key.
+    """
+    version = re.search(r"3\.\d+", os.path.realpath(PYTHON))[0]
+    if version not in SUITES:
+        pytest.skip(f"no suite of Debian has the Python {version} of this machine")
+    with tempfile.TemporaryDirectory() as tree:
+        copy_python(Path(tree), version)
+        _leave_out_what_lacks_libraries(Path(tree))
+        content = make_deb(Path(tree) / "python3.deb", *_members(Path(tree)), suffix=".zst").read_bytes()
+    wheels = {f"own-{name}": _wheel(f"own_{name}", 1000)}
+    return _recipe(place, mirror, {"python3": content}, wheels, name=name, python=version, system=system, checks=checks)
+
+
+def _leave_out_what_lacks_libraries(tree: Path) -> None:
+    for module in tree.glob("usr/lib/python3*/lib-dynload/*.so"):
+        listed = subprocess.run(["ldd", module], capture_output=True, text=True, check=True).stdout
+        if not all((tree / library[1:]).exists() for library in re.findall(r"(/\S+) \(", listed)):
+            module.unlink()
+
+
+def _members(tree: Path):
+    """All of a tree as members of a package, in the places that merged systems have."""
+    for path in sorted(tree.rglob("*")):
+        name = f"./{path.relative_to(tree)}"
+        if path.is_symlink():
+            yield symlink(name, str(path.readlink()))
+        elif path.is_dir():
+            yield folder(name)
+        else:
+            yield member(name, path.read_bytes(), mode=path.stat().st_mode & 0o777)
+
+
 def _content(name: str, size: int) -> bytes:
     return random.Random(name).randbytes(size // 2) + f"{name}\n".encode() * (size // 2 // (len(name) + 1))
 
@@ -133,12 +182,19 @@ def _digest(content: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
-def _recipe(place: Path, mirror: Path, debs: Mapping[str, bytes], wheels: Mapping[str, bytes]) -> Path:
+def _recipe(
+    place: Path, mirror: Path, debs: Mapping[str, bytes], wheels: Mapping[str, bytes], *, name: str = "",
+    python: str = "3.13", system: str = "generic-x86_64", checks: str = "{}",
+) -> Path:  # fmt: skip
     place.mkdir(parents=True)
-    (place / "recipe.yaml").write_text(RECIPE.format(name=place.name, requirements=", ".join(wheels)))
+    recipe = RECIPE.format(
+        name=name or place.name, requirements=", ".join(wheels), python=python, system=system, suite=SUITES[python],
+        checks=checks,
+    )  # fmt: skip
+    (place / "recipe.yaml").write_text(recipe)
     loaded = load_recipe(place / "recipe.yaml")
     packages = [
-        {"name": name, "version": "1.0", "architecture": "amd64", "suite": "trixie", "path": f"pool/{name}.deb",
+        {"name": name, "version": "1.0", "architecture": "amd64", "suite": SUITES[python], "path": f"pool/{name}.deb",
          **_keep(mirror, content)}
         for name, content in debs.items()
     ]  # fmt: skip
@@ -150,10 +206,11 @@ def _recipe(place: Path, mirror: Path, debs: Mapping[str, bytes], wheels: Mappin
     document = {
         "lock-format": 1, "target": {"uarch": "x86_64", "debian": "amd64"}, "epoch": 1_700_000_000,
         "recipe": {
-            "name": place.name, "version": "1.0", "digest": recipe_digest(loaded.recipe, load_uarchs()["x86_64"]),
+            "name": name or place.name, "version": "1.0",
+            "digest": recipe_digest(loaded.recipe, load_uarchs()["x86_64"]),
         },
         "userland": {"releases": [], "packages": packages},
-        "python": {"version": "3.13", "platform": "x86_64-manylinux_2_40", "wheels": pins},
+        "python": {"version": python, "platform": "x86_64-manylinux_2_40", "wheels": pins},
     }  # fmt: skip
     loaded.lock_path("x86_64").write_text(dump_lock(Lock.model_validate_json(json.dumps(document))))
     return place

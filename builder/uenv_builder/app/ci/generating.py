@@ -11,7 +11,7 @@ from pathlib import Path
 from uenv_builder.app.ci.recipes import read_recipes
 from uenv_builder.app.session import Session
 from uenv_builder.core.ci.pipelines import Forge, PipelineRequest, render_images, render_pipeline
-from uenv_builder.core.ci.targets import CiTarget
+from uenv_builder.core.ci.targets import CiTarget, check_paths
 from uenv_builder.model.errors import LockError, UsageError
 from uenv_builder.system.files import write_text
 from uenv_builder.system.site_systems import read_site_systems
@@ -41,6 +41,7 @@ def generate(session: Session, asked: Generating) -> str:
     for recipe in recipes:
         for target in recipe.unlocked:
             session.listener.note(f"{recipe.folder} {target}: has no lock, and is checked but not built")
+    check_paths([recipe.folder for recipe in recipes])
     targets = [target for recipe in recipes for target, _ in recipe.targets]
     request = PipelineRequest(
         forge=asked.forge, places=[place.as_posix() for place in asked.places], uenv=asked.uenv, setup=asked.setup,

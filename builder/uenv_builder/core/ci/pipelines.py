@@ -47,20 +47,27 @@ def render_pipeline(request: PipelineRequest, template: Template) -> str:
     facts = load_runners()
     shared = {
         "regenerate": _command(request), "source": _source(request.forge), "uenv": request.uenv,
-        "places": _places(request), "targets": request.targets, "test_nodes": NODES,
+        "targets": request.targets, "test_nodes": NODES,
     }  # fmt: skip
-    lines = {"setup": request.setup, "login": [_LOGIN], "check": _check(request), "promote": _promote(request)}
+    lines: dict[str, Sequence[str]] = {
+        "setup": request.setup,
+        "login": [_LOGIN],
+        "check": _check(request),
+        "promote": _promote(request),
+    }
     if request.forge == "gitlab":
+        again = _command(request, images=True).removeprefix("uenv")
+        lines["changed"] = [
+            f"{_changed(request)} --json > changed.json",
+            f"{request.uenv}{again} --only changed.json --output images.yml",
+        ]
         quoted = {name: [quote(line) for line in found] for name, found in lines.items()}
-        again = _command(request, images=True).removeprefix("uenv ")
-        return template.render(
-            **shared, **quoted, runners=facts.gitlab, regenerate_images=f"{request.uenv} {again}"
-        )  # fmt: skip
+        return template.render(**shared, **quoted, runners=facts.gitlab)
     labels = {target.id: github_labels(target, facts.github) for target in request.targets}
     slurm = {name: _SLURM if len(found) > 1 else "" for name, found in labels.items()}
     return template.render(
         **shared, **lines, actions=facts.github.actions, plain=facts.github.hosted["x86_64"], labels=labels,
-        slurm=slurm, watched=_watched(request),
+        slurm=slurm, changed=_changed(request), watched=_watched(request),
     )  # fmt: skip
 
 
@@ -100,8 +107,9 @@ def _source(forge: Forge) -> str:
     return facts.github.source if forge == "github" else f"{facts.source}, read {facts.read}"
 
 
-def _places(request: PipelineRequest) -> str:
-    return " ".join(f"--recipes {place}" for place in request.places)
+def _changed(request: PipelineRequest) -> str:
+    places = " ".join(f"--recipes {place}" for place in request.places)
+    return f'{request.uenv} ci changed {places} --base "$UENV_BASE" --registry "registry:$UENV_REGISTRY"'
 
 
 def _check(request: PipelineRequest) -> list[str]:

@@ -53,14 +53,9 @@ class CiTarget:
 
 
 def check_targets(targets: Sequence[CiTarget]) -> None:
-    """Raise UsageError where two could not be told apart, or a path would need quotes."""
+    """Raise UsageError where two could not be told apart."""
     seen: dict[str, CiTarget] = {}
     for target in targets:
-        if not _PATH.fullmatch(target.recipe):
-            raise UsageError(
-                f"{target.recipe}: cannot be written into a pipeline",
-                hint="run the command in the repository's folder; use letters, digits, `_`, `.`, `+` and `-` in paths",
-            )
         for name in (target.job, target.repository):
             other = seen.setdefault(name, target)
             if other is not target:
@@ -68,6 +63,16 @@ def check_targets(targets: Sequence[CiTarget]) -> None:
                     f"{other.recipe} and {target.recipe} are both {target.name}/{target.version} for {target.system}",
                     hint="give one of them another name or version",
                 )
+
+
+def check_paths(folders: Sequence[str]) -> None:
+    """Raise UsageError for a recipe's folder whose name a pipeline would have to quote."""
+    for folder in folders:
+        if not _PATH.fullmatch(folder):
+            raise UsageError(
+                f"{folder}: cannot be written into a pipeline",
+                hint="run the command in the repository's folder; use letters, digits, `_`, `.`, `+` and `-` in paths",
+            )
 
 
 def level_of(recipe: Recipe, system: System, lock: Lock) -> Level | None:
