@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -19,6 +20,7 @@ from uenv_command import ROOT, Uenv, refused
 SMALL = str(ROOT / "recipes/python-mpi/1.0")
 VERBS = ["build", "check", "explain", "lock", "plan", "render", "test", "exec", "inspect", "doctor", "new"]
 CACHE_VERBS = ["info", "verify", "gc"]
+CI_VERBS = ["generate", "changed"]
 
 
 @pytest.fixture
@@ -27,7 +29,11 @@ def small(alone) -> Path:
     return Path(shutil.copytree(SMALL, alone.folder / "python-mpi"))
 
 
-@pytest.mark.parametrize("words", [[verb] for verb in VERBS] + [["cache", verb] for verb in CACHE_VERBS], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [[verb] for verb in VERBS] + [["cache", verb] for verb in CACHE_VERBS] + [["ci", verb] for verb in CI_VERBS],
+    ids=" ".join,
+)
 def test_each_verb_explains_itself_with_an_example(alone, words):
     shown = alone.ok(*words, "--help").stdout
     assert "Usage: uenv" in shown
@@ -84,6 +90,28 @@ def test_errors_of_a_recipe_are_one_document_on_stdout_and_lines_on_stderr(alone
     }  # fmt: skip
     plain = alone.run("check", "python-mpi")
     assert (plain.code, plain.stdout, plain.stderr) == (3, "", outcome.stderr)
+
+
+def test_several_files_are_checked_at_once_and_the_worst_decides(alone, small):
+    other = Path(shutil.copytree(small, alone.folder / "other"))
+    (alone.folder / "job.sbatch").write_text("#!/bin/sh\n#SBATCH --nodes=1\nsrun true\n")
+    names = ("python-mpi", "job.sbatch", "other")
+    good = alone.ok("check", *names)
+    assert [line.partition(": ok")[0] for line in good.stdout.splitlines()] == [
+        "python-mpi/recipe.yaml", "job.sbatch", "other/recipe.yaml",
+    ]  # fmt: skip
+    (other / "recipe.yaml").write_text((other / "recipe.yaml").read_text().replace("suite:", "siute:"))
+    outcome = alone.run("check", *names, "--json")
+    refused(outcome, 3, "other/recipe.yaml:", "error[unknown-key]")
+    assert [set(one) - {"diagnostics", "targets", "locked"} for one in outcome.document["checked"]] == [
+        {"recipe"}, {"batch_script"}, {"recipe"},
+    ]  # fmt: skip
+    suites = ET.fromstring(alone.run("check", *names, "--format", "junit").stdout)
+    assert [(suite.get("name"), int(suite.get("failures")) > 0) for suite in suites] == [
+        ("python-mpi/recipe.yaml", False), ("job.sbatch", False), ("other/recipe.yaml", True),
+    ]  # fmt: skip
+    [run] = json.loads(alone.run("check", *names, "--format", "sarif").stdout)["runs"]
+    assert "other/recipe.yaml" in json.dumps(run["results"])
 
 
 @pytest.mark.parametrize(
@@ -183,6 +211,15 @@ def test_a_plan_depends_on_the_recipe_and_its_lock_alone(alone, tmp_path, recipe
     assert not any(step["stored"] for step in document["steps"])
     assert len({step["id"] for step in document["steps"]}) == len(document["steps"])
     assert not tmp_path.joinpath("other-store").exists()
+
+
+def test_the_id_of_a_plan_alone_and_as_the_targets_own_machine_has_it(alone):
+    """A component that is compiled by a cross compiler is another step than one that is compiled there."""
+    recipe = str(ROOT / "recipes/pytorch/2.14-slingshot")
+    ids = {words: alone.ok("plan", recipe, *words, "--id").stdout for words in ((), ("--on-target",))}
+    assert all(re.fullmatch("[0-9a-f]{64}\n", found) for found in ids.values())
+    assert alone.ok("plan", recipe, "--json").document["id"] == ids[()].strip()
+    assert (ids[()] == ids["--on-target",]) == (os.uname().machine == "aarch64")
 
 
 def test_a_label_picks_the_target_and_names_the_image(alone):
