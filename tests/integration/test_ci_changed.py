@@ -126,7 +126,7 @@ def test_what_cannot_be_told_is_refused(site, tmp_path):
     refused(site.run("ci", "changed"), 5, "lock.yaml: is stale")
     elsewhere = Uenv(tmp_path, tmp_path / "store")
     shutil.copytree(site.folder / "recipes/beta", tmp_path / "recipes/beta")
-    refused(elsewhere.run("ci", "changed", "--base", "HEAD"), 2, "error[base-unknown]")
+    refused(elsewhere.run("ci", "changed", "--base", "HEAD"), 2, "recipes: is in no git repository: fatal: not a git")
 
 
 def test_a_recipe_without_a_lock_is_left_out_and_told(site):

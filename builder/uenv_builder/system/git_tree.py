@@ -24,7 +24,7 @@ def repository_root(folder: Path) -> Path:
     """The top of the work tree that `folder` is in; UsageError where it is in none."""
     done = _git(folder, "rev-parse", "--show-toplevel")
     if done.returncode:
-        raise UsageError(f"{folder}: is in no git repository: {_last_line(done)}", hint="leave --base out")
+        raise UsageError(f"{folder}: is in no git repository: {_words(done)}", hint="leave --base out")
     return Path(done.stdout.rstrip("\n"))
 
 
@@ -51,7 +51,7 @@ def export_commit(folder: Path, commit: str, place: Path) -> None:
         for words in (["read-tree", commit], ["checkout-index", "--all", "--quiet", f"--prefix={place}/"]):
             done = run(["git", "-C", str(folder), *words], env=env, timeout=_SECONDS, check=False)
             if done.returncode:
-                raise BuildError(f"git {words[0]} of {commit} failed: {_last_line(done)}", rule="file-system")
+                raise BuildError(f"git {words[0]} of {commit} failed: {_words(done)}", rule="file-system")
     finally:
         index.unlink(missing_ok=True)
 
@@ -60,5 +60,6 @@ def _git(folder: Path, *words: str) -> Completed:
     return run(["git", "-C", str(folder), *words], timeout=_SECONDS, check=False)
 
 
-def _last_line(done: Completed) -> str:
-    return next(reversed(done.stderr.strip().splitlines()), f"exit {done.returncode}")
+def _words(done: Completed) -> str:
+    """What git said, in one line: where it does not trust a folder's owner, the remedy stands in its last."""
+    return " ".join(done.stderr.split()) or f"exit {done.returncode}"

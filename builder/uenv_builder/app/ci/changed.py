@@ -78,8 +78,9 @@ def find_changes(session: Session, places: Sequence[Path], *, base: str | None, 
     now = _states(recipes)
     commit, before = None, dict[str, State]()
     if base is not None and not is_no_commit(base):
-        commit = branching_point(places[0], base)
-        before = _states_before(places, commit, site)
+        root = repository_root(places[0])
+        commit = branching_point(root, base)
+        before = _states_before(places, root, commit, site)
     found = []
     for target, state in now:
         old = before.get(target.id)
@@ -118,9 +119,8 @@ def _targets(recipes: Sequence[CiRecipe]) -> list[tuple[CiRecipe, CiTarget, Sele
     return [(recipe, target, selection) for recipe in recipes for target, selection in recipe.targets]
 
 
-def _states_before(places: Sequence[Path], commit: str, site: SystemFiles) -> dict[str, State]:
+def _states_before(places: Sequence[Path], root: Path, commit: str, site: SystemFiles) -> dict[str, State]:
     """The states of all targets at `commit`, by id; what could not be planned there is left out: it is as if new."""
-    root = repository_root(places[0])
     found: dict[str, State] = {}
     with tempfile.TemporaryDirectory(prefix="uenv-ci-") as name:
         tree = Path(name).resolve() / "tree"
