@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from real_registry import docker_registry
 from small_recipes import OfflineUenv, make_small_recipes
 from uenv_builder.app.lock_files import read_lock
 from uenv_builder.app.recipes import load_recipe
@@ -135,6 +136,33 @@ def test_a_recipe_without_a_lock_is_left_out_and_told(site):
     assert [entry["id"] for entry in outcome.document["targets"]] == [ALPHA]
     assert outcome.document["unlocked"] == ["recipes/beta generic-x86_64%x86_64"]
     assert "recipes/beta generic-x86_64%x86_64: has no lock, and is left out" in outcome.stderr
+
+
+@pytest.mark.skipif(not (shutil.which("docker-registry") and shutil.which("skopeo")), reason="not installed")
+def test_what_the_registry_has_is_not_built_again(site, tmp_path):
+    site.ok("build", "recipes/alpha", "--locked", "--offline", "--no-test")
+    plan = site.ok("plan", "recipes/alpha", "--on-target", "--id").stdout.strip()
+    with docker_registry(tmp_path / "registry") as address:
+        words = ("--registry", f"registry:{address}/site/")
+        assert changed(site, *words) == {ALPHA: "missing", BETA: "missing"}
+        place = f"docker://{address}/site/generic-x86_64/x86_64/alpha/1.0:{plan}"
+        copy = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--dest-tls-verify=false",
+            "oci:build/alpha-1.0-x86_64/oci",
+            place,
+        ]
+        subprocess.run(copy, cwd=site.folder, check=True, capture_output=True)
+        assert changed(site, *words) == {BETA: "missing"}
+        # A branch that only changes a published recipe has nothing to build; one of its own has.
+        assert changed(site, *words, "--base", "HEAD") == {}
+        change(site, "alpha", "DEMO: alpha", "DEMO: other")
+        assert changed(site, *words, "--base", "HEAD") == {ALPHA: "plan"}
+        change(site, "alpha", "DEMO: other", "DEMO: alpha")
+        change(site, "alpha", "checks: {}", "checks: {imports: {modules: [json]}}")
+        assert changed(site, *words, "--base", "HEAD") == {ALPHA: "checks"}
 
 
 @pytest.mark.parametrize("forge", ["gitlab", "github"])

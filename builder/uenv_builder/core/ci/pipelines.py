@@ -17,9 +17,11 @@ from uenv_builder.core.sbatch import Template
 Forge = Literal["gitlab", "github"]
 _LOGIN = (
     'if [ -n "${DOCKER_AUTH_CONFIG:-}" ]; then export REGISTRY_AUTH_FILE="$(mktemp)"; '
+    """trap 'rm -f "$REGISTRY_AUTH_FILE"' EXIT; """
     'printf %s "$DOCKER_AUTH_CONFIG" > "$REGISTRY_AUTH_FILE"; fi'
 )
-"""Credentials come as a text, which is how both forges keep secrets; mktemp's file is for its owner alone."""
+"""Credentials come as a text, which is how both forges keep secrets; mktemp's file is for its owner alone, and goes
+when the shell ends."""
 _SLURM = " --launcher slurm"
 
 

@@ -19,6 +19,8 @@ from ci_jobs import github_scripts, gitlab_jobs, run_github_step, run_gitlab_job
 from python_image import missing_for_image
 from real_registry import docker_registry
 from small_recipes import OfflineUenv, make_python_recipe
+from uenv_builder.app.destinations import DESTINATIONS
+from uenv_builder.cli import VERBS
 from uenv_builder.sandboxes import SANDBOXES
 
 USER, PASSWORD = "alice", "hunter2"
@@ -28,12 +30,20 @@ REPOSITORY = "generic-x86_64/x86_64/tools/1.0"
 SETUP = 'echo "set up: $UENV_CHANNEL"'
 
 
+def publishing():
+    """From here on a pipeline publishes; tests go no further where this version cannot."""
+    missing = [f"publish --to {name}:" for name in {"registry"} - set(DESTINATIONS)] + sorted({"promote"} - set(VERBS))
+    if missing:
+        pytest.skip(f"all lines before publishing were run; there is no uenv {missing[0]} yet")
+
+
 class Site:
     """A repository of recipes at a forge, and all that its runners see."""
 
     def __init__(self, place: Path, address: str, cluster: dict[str, str]):
         self.folder, self.address = place / "site", address
         (place / "bin").mkdir()
+        (place / "tmp").mkdir()
         uenv = place / "bin/uenv"
         uenv.write_text(f'#!/bin/sh\nexec {sys.executable} -m uenv_builder.cli "$@"\n')
         uenv.chmod(0o755)
@@ -46,7 +56,8 @@ class Site:
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         self.env = {
             **cluster, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "XDG_CONFIG_HOME": str(place / "config"),
-            "HOME": str(place), "NO_COLOR": "1", "UENV_CHANNEL": "stable", "CI_PIPELINE_ID": "7",
+            "HOME": str(place), "TMPDIR": str(place / "tmp"), "NO_COLOR": "1", "UENV_CHANNEL": "stable",
+            "CI_PIPELINE_ID": "7",
             "DOCKER_AUTH_CONFIG": json.dumps({"auths": {address: {"auth": login}}}),
         }  # fmt: skip
         self.uenv = OfflineUenv(self.folder, place / "scratch/uenv-ci/store", place / "config")
@@ -103,6 +114,7 @@ def test_a_pipeline_of_gitlab_from_check_to_promotion(site, tmp_path):
     def run(job, code=0, folder=site.folder, **more):
         ended = run_gitlab_job(job, folder, {**env, "SCRATCH": str(tmp_path / "scratch"), **more})
         assert ended.code == code, ended.said
+        assert not list((tmp_path / "tmp").glob("tmp.*")), "credentials are left"
         return ended.said
 
     assert list(pipeline) == ["check", "changed", "promote"]
@@ -117,11 +129,14 @@ def test_a_pipeline_of_gitlab_from_check_to_promotion(site, tmp_path):
     for name, code in ((TOOLS, 0), (BROKEN, 7)):
         shutil.rmtree(site.folder / "reports")
         run(images[f"build {name}"])
-        said = run(images[f"test {name}"], code)
-        assert "node" not in said or code == 0
+        run(images[f"test {name}"], code)
         ring = json.loads((site.folder / "reports/sockets/report.json").read_text())
         assert ring["results"][0]["measured"]["nodes"] == 2
         assert "sockets-ring" in read_junit(site.folder / "reports/sockets/report.xml")
+        tested = read_junit(site.folder / "reports/image/report.xml")
+        assert (["failure"] in tested.values()) == (code == 7)
+    publishing()
+    for name, code in ((TOOLS, 0), (BROKEN, 7)):
         run(images[f"publish {name}"], code)
     assert site.plan() in site.tags()
 
@@ -154,6 +169,8 @@ def test_a_workflow_of_github_from_check_to_promotion(site, tmp_path):
     assert jobs == ["check", "changed", "other-1_0-ours-x86_64", "tools-1_0-generic-x86_64-x86_64", "promote"]
     for job in jobs:
         for name, script in github_scripts(text, job).items():
+            if name == "Publish":
+                publishing()
             ended = run_github_step(script, site.folder, env)
             assert ended.code == 0, f"{job}, {name}: {ended.said}"
             if name == "Test":
