@@ -19,7 +19,7 @@ from held_mirror import held_mirror
 from slurm_cluster import OWN, can_mount, running_cluster
 from small_recipes import OfflineUenv, make_broken_recipe, make_small_recipes
 from uenv_builder.core.lock_file import parse_lock
-from uenv_command import refused
+from uenv_command import ROOT, refused
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +315,19 @@ def test_what_makes_no_sense_is_told_before_anything_is_submitted(recipes, broke
     (stale / "recipe.yaml").write_text((recipes.alpha / "recipe.yaml").read_text())
     refused(alone.run(*words(stale, recipes.alpha)), 5, "there is no lock")
     assert not (alone.folder / "job").exists()
+
+
+@pytest.mark.skipif(os.uname().machine == "aarch64", reason="the nodes of this machine are of the target's type")
+def test_what_is_compiled_is_not_compiled_on_nodes_of_another_type(alone, cluster):
+    recipe = ROOT / "recipes/pytorch/2.14-slingshot"
+    outcome = alone.run(*words(recipe, more=["--system=daint"]), **cluster)
+    [end] = outcome.document["builds"]
+    assert (outcome.code, end["outcome"]) == (8, "inconclusive")
+    assert (
+        "[node-type] this node cannot run what is compiled for pytorch/2.14-slingshot:latest@daint%gh200"
+        in end["reason"]
+    )
+    assert "--constraint" in end["hint"]
 
 
 def test_a_build_that_runs_out_of_time(out_of_time):
