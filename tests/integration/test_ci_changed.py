@@ -130,11 +130,15 @@ def test_what_cannot_be_told_is_refused(site, tmp_path):
     refused(elsewhere.run("ci", "changed", "--base", "HEAD"), 2, "recipes: is in no git repository: fatal: not a git")
 
 
-def test_a_recipe_without_a_lock_is_left_out_and_told(site):
+def test_a_recipe_that_cannot_be_built_or_published_is_left_out_and_told(site):
+    change(site, "alpha", "checks: {}", "outputs: {oci: false}")
+    found = site.ok("ci", "changed", "--json").document
+    assert [entry["id"] for entry in found["targets"]] == [BETA]
+    assert found["left_out"] == ["recipes/alpha generic-x86_64%x86_64: makes no OCI image, and is left out"]
+    change(site, "alpha", "outputs: {oci: false}", "checks: {}")
     (site.folder / "recipes/beta/x86_64.lock.yaml").unlink()
     outcome = site.ok("ci", "changed", "--json")
     assert [entry["id"] for entry in outcome.document["targets"]] == [ALPHA]
-    assert outcome.document["unlocked"] == ["recipes/beta generic-x86_64%x86_64"]
     assert "recipes/beta generic-x86_64%x86_64: has no lock, and is left out" in outcome.stderr
 
 

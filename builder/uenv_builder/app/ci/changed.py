@@ -43,11 +43,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """All targets of the recipes; `base` is the commit that they were compared with. `unlocked` are left out."""
+    """All targets of the recipes; `base` is the commit that they were compared with."""
 
     base: str | None
     all: Sequence[Change]
-    unlocked: Sequence[str]
+    left_out: Sequence[str]
 
     @property
     def targets(self) -> list[Change]:
@@ -58,7 +58,7 @@ class Changes:
         """For --json."""
         return {
             "format": 1, "base": self.base, "targets": [change.document() for change in self.targets],
-            "others": [change.document() for change in self.all if not change.reason], "unlocked": list(self.unlocked),
+            "others": [change.document() for change in self.all if not change.reason], "left_out": list(self.left_out),
         }  # fmt: skip
 
     def lines(self) -> list[str]:
@@ -89,10 +89,10 @@ def find_changes(session: Session, places: Sequence[Path], *, base: str | None, 
             compared=commit is not None,
         )  # fmt: skip
         found.append(Change(target=target, plan=state.plan, reason=find_reason(seen, _asked(asking, target, state))))
-    unlocked = [f"{recipe.folder} {target}" for recipe in recipes for target in recipe.unlocked]
-    for name in unlocked:
-        session.listener.note(f"{name}: has no lock, and is left out")
-    return Changes(base=commit, all=found, unlocked=unlocked)
+    left_out = [line for recipe in recipes for line in recipe.left_out]
+    for line in left_out:
+        session.listener.note(line)
+    return Changes(base=commit, all=found, left_out=left_out)
 
 
 def _asked(asking: _Registry | None, target: CiTarget, state: State) -> Callable[[], bool] | None:

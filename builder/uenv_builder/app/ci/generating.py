@@ -39,8 +39,8 @@ def generate(session: Session, asked: Generating) -> str:
     _check(asked)
     recipes = read_recipes(asked.places, read_site_systems(session.settings.systems))
     for recipe in recipes:
-        for target in recipe.unlocked:
-            session.listener.note(f"{recipe.folder} {target}: has no lock, and is checked but not built")
+        for line in recipe.left_out:
+            session.listener.note(line)
     check_paths([recipe.folder for recipe in recipes])
     targets = [target for recipe in recipes for target, _ in recipe.targets]
     request = PipelineRequest(

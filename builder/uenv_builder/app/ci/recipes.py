@@ -22,17 +22,14 @@ _FILE = "recipe.yaml"
 
 @dataclass(frozen=True, slots=True)
 class CiRecipe:
-    """A recipe, its folder as pipelines name it, and its targets that have a lock; `unlocked` are the others."""
+    """A recipe, its folder as pipelines name it, and the targets that pipelines build; `left_out` says of the
+    others why they do not, a line each.
+    """
 
     folder: str
     loaded: LoadedRecipe
     targets: tuple[tuple[CiTarget, Selection], ...]
-    unlocked: tuple[str, ...]
-
-    @property
-    def locked(self) -> tuple[str, ...]:
-        """The node types with a lock."""
-        return tuple(dict.fromkeys(target.uarch for target, _ in self.targets))
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +71,20 @@ def recipe_folders(places: Sequence[Path]) -> list[Path]:
 def _read(folder: Path, site: SystemFiles) -> CiRecipe:
     loaded = load_recipe(folder / _FILE)
     targets: list[tuple[CiTarget, Selection]] = []
-    unlocked: list[str] = []
+    left_out: list[str] = []
     for target in loaded.recipe.targets:
         selection = select(loaded, uarch=target.uarch, system=target.system, site=site)
         lock = read_lock(loaded, selection.uarch)
-        if lock is None:
-            unlocked.append(f"{target.system}%{target.uarch}")
+        reason = "has no lock" if lock is None else "" if loaded.recipe.outputs.oci else "makes no OCI image"
+        if lock is None or reason:
+            left_out.append(f"{folder} {target.system}%{target.uarch}: {reason}, and is left out")
             continue
         found = CiTarget(
             recipe=folder.as_posix(), name=loaded.recipe.name, version=loaded.recipe.version, system=target.system,
             uarch=target.uarch, level=level_of(loaded.recipe, selection.system, lock),
         )  # fmt: skip
         targets.append((found, selection))
-    return CiRecipe(folder.as_posix(), loaded, tuple(targets), tuple(unlocked))
+    return CiRecipe(folder.as_posix(), loaded, tuple(targets), tuple(left_out))
 
 
 def state_of(recipe: CiRecipe, selection: Selection) -> State:
